@@ -1,0 +1,177 @@
+"""The study plan: everything that decides what a site's work may reveal, in one signed file.
+
+The lead writes YAML; `load_plan` reads it strictly. `canonical_bytes` is the one byte form that
+is hashed, signed and pinned, so that two readers can never mean different plans.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from primia.config.strict import Strict, parse_yaml_file, validate
+from primia.types import Digest, SiteId, sha256, site_id
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _-]{0,39}$")]
+Positive = Annotated[float, Field(gt=0, le=1e9)]
+Seconds = Annotated[float, Field(gt=0, le=30 * 86400)]
+
+NOISE_FLOOR = 0.5
+"""Below this noise multiplier a film is still picked out of 256 (design, section 5)."""
+
+
+class ModelTerms(Strict):
+    """Which network is trained; built from the zoo by name, never sent."""
+
+    name: Literal["small-cnn", "resnet18-gn"]
+    input_size: Annotated[int, Field(ge=28, le=512)]  # pixels, square
+    channels: Literal[1, 3] = 1
+    classes: Annotated[tuple[Label, ...], Field(min_length=2, max_length=32)]
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(classes)) != len(classes):
+            raise ValueError("each class once")
+        return classes
+
+
+class Schedule(Strict):
+    """When a round goes on without a site: one policy, four knobs."""
+
+    deadline_s: Seconds = 3600.0  # local training, from invitation
+    quorum: Annotated[int, Field(ge=3, le=100)] = 3  # sites a round needs to commit
+    grace_s: Annotated[float, Field(ge=0, le=86400)] = 60.0  # wait for the rest after quorum
+    stage_timeout_s: Seconds = 60.0  # silence that ends a stage of the aggregation
+
+
+class Training(Strict):
+    """Local work of one site in one round: Poisson-sampled DP-SGD steps."""
+
+    patient_sampling_rate: Annotated[float, Field(gt=0, le=1)]  # a patient's chance per step
+    local_steps: Annotated[int, Field(ge=1, le=100_000)]
+    expected_patients: Positive  # the divisor of every noised sum: a constant, never a count
+    max_films_per_patient: Annotated[int, Field(ge=1, le=64)] = 4
+    learning_rate: Positive
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class PrivacyTerms(Strict):
+    """How much one patient may show over the whole study (add or remove one patient)."""
+
+    clip_norm: Positive = 1.0  # L2 norm of one patient's gradient
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    noise_multiplier: Annotated[float, Field(ge=NOISE_FLOOR, le=1e4)] | None = None
+    target_epsilon: Annotated[float, Field(gt=0, le=1e3)] | None = None
+
+    @model_validator(mode="after")
+    def _one_given(self) -> Self:
+        if self.noise_multiplier is None and self.target_epsilon is None:
+            raise ValueError("give noise_multiplier, or target_epsilon to have it calibrated")
+        return self
+
+
+class Aggregation(Strict):
+    """How updates are weighed and written as integers before masking."""
+
+    weighting: Literal["constant", "patients"] = "constant"
+    max_patients: Annotated[int, Field(ge=1, le=1_000_000)] | None = None  # for patients
+    encoding_bits: Annotated[int, Field(ge=8, le=30)] = 24  # one coordinate, sign included
+    encoding_range: Positive = 4.0  # a coordinate of an update is clipped to ± this
+
+    @model_validator(mode="after")
+    def _weights_bounded(self) -> Self:
+        if (self.weighting == "patients") != (self.max_patients is not None):
+            raise ValueError("max_patients belongs to weighting: patients, and only there")
+        return self
+
+
+class ServerOptimiser(Strict):
+    """The step from the mean update to the next global model (Reddi et al., ICLR 2021)."""
+
+    name: Literal["fedavg", "fedadam"] = "fedavg"
+    learning_rate: Positive = 1.0
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    tau: Positive = 1e-3
+
+
+class Evaluation(Strict):
+    """What the sites count on their validation films; it leaves only inside the masked sum."""
+
+    histogram_bins: Annotated[int, Field(ge=16, le=1024)] = 128
+
+
+class StudyPlan(Strict):
+    """A whole study. `privacy: none` is the one way to train without noise, and is printed."""
+
+    study: Name
+    purpose: Annotated[str, StringConstraints(max_length=500)] = ""
+    model: ModelTerms
+    sites: Annotated[tuple[str, ...], Field(min_length=3, max_length=100)]
+    rounds: Annotated[int, Field(ge=1, le=10_000)]
+    schedule: Schedule = Schedule()
+    training: Training
+    privacy: PrivacyTerms | Literal["none"]
+    aggregation: Aggregation = Aggregation()
+    server: ServerOptimiser = ServerOptimiser()
+    evaluation: Evaluation = Evaluation()
+
+    @field_validator("sites")
+    @classmethod
+    def _sites_named_once(cls, sites: tuple[str, ...]) -> tuple[str, ...]:
+        for name in sites:
+            site_id(name)
+        if len(set(sites)) != len(sites):
+            raise ValueError("each site once")
+        return tuple(sorted(sites))
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.schedule.quorum > len(self.sites):
+            raise ValueError(
+                f"schedule.quorum {self.schedule.quorum} is more than the {len(self.sites)} sites"
+            )
+        room = 31 - math.ceil(math.log2(len(self.sites)))
+        if self.aggregation.encoding_bits > room:
+            raise ValueError(
+                f"aggregation.encoding_bits {self.aggregation.encoding_bits}: the sum over "
+                f"{len(self.sites)} sites would overflow 32 bits; use at most {room}"
+            )
+        return self
+
+    @property
+    def site_ids(self) -> tuple[SiteId, ...]:
+        """The roster, sorted."""
+        return tuple(SiteId(s) for s in self.sites)
+
+
+def load_plan(path: Path) -> StudyPlan:
+    """Read a plan from YAML. Raises ConfigError naming file, key, value and remedy."""
+    return validate(StudyPlan, parse_yaml_file(path), where=str(path))
+
+
+def canonical_bytes(plan: StudyPlan) -> bytes:
+    """The one byte form of a plan: JSON, sorted keys, no spaces, shortest round-trip floats."""
+    data = plan.model_dump(mode="json")
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def plan_from_canonical(data: bytes) -> StudyPlan:
+    """Read a plan back; refuses any other byte form of it. Raises ConfigError."""
+    plan = validate(StudyPlan, json.loads(data), where="plan from the coordinator")
+    if canonical_bytes(plan) != data:
+        from primia.errors import ConfigError
+
+        raise ConfigError("plan from the coordinator: not in canonical form; update both sides")
+    return plan
+
+
+def plan_digest(plan: StudyPlan) -> Digest:
+    """SHA-256 of the canonical form: the name by which a plan is pinned and approved."""
+    return sha256(canonical_bytes(plan))

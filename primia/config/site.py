@@ -1,0 +1,66 @@
+"""The site's own file: where its films are, and the caps that outrank any plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from primia.config.strict import Strict, parse_yaml_file, validate
+
+
+class DataSource(Strict):
+    """Films of this site: class folders, a CSV of (file, label, patient), or an NPZ."""
+
+    kind: Literal["folder", "csv", "npz"]
+    path: Path  # relative paths are relative to the site file
+    patients: Path | None = None  # npz only: CSV that names the patient of each film
+    every_film_its_own_patient: bool = False  # say so aloud when no patient ids exist
+    sites_column: str | None = None  # npz/csv only: keep rows whose column equals sites_value
+    sites_value: str | None = None
+    validation_fraction: Annotated[float, Field(gt=0, lt=0.9)] = 0.2  # of the patients
+
+    @model_validator(mode="after")
+    def _pair(self) -> Self:
+        if (self.sites_column is None) != (self.sites_value is None):
+            raise ValueError("sites_column and sites_value go together")
+        return self
+
+
+class Caps(Strict):
+    """What this hospital allows, whatever the plan says."""
+
+    max_epsilon: Annotated[float, Field(gt=0, le=1e3)]
+    max_delta: Annotated[float, Field(gt=0, lt=1)]
+    min_cohort: Annotated[int, Field(ge=3, le=100)] = 3  # sites in a sum; fewer is refused
+    min_patients: Annotated[int, Field(ge=2)] = 20  # training patients at this site
+    allow_no_privacy: bool = False  # take part in a plan that says `privacy: none`
+
+
+class Compute(Strict):
+    """Where training runs."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+
+
+class SiteConfig(Strict):
+    """One hospital's file."""
+
+    data: DataSource
+    caps: Caps
+    compute: Compute = Compute()
+
+
+def load_site(path: Path) -> SiteConfig:
+    """Read a site file from YAML. Raises ConfigError naming file, key, value and remedy."""
+    site = validate(SiteConfig, parse_yaml_file(path), where=str(path))
+    here = path.resolve().parent
+    data = site.data.model_copy(
+        update={
+            "path": here / site.data.path,
+            "patients": None if site.data.patients is None else here / site.data.patients,
+        }
+    )
+    return site.model_copy(update={"data": data})
