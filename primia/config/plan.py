@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from primia.config.strict import Strict, parse_yaml_file, validate
+from primia.errors import ConfigError
 from primia.types import Digest, SiteId, sha256, site_id
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -164,11 +165,14 @@ def canonical_bytes(plan: StudyPlan) -> bytes:
 
 def plan_from_canonical(data: bytes) -> StudyPlan:
     """Read a plan back; refuses any other byte form of it. Raises ConfigError."""
-    plan = validate(StudyPlan, json.loads(data), where="plan from the coordinator")
+    where = "plan from the coordinator"
+    try:
+        raw = json.loads(data)
+    except (ValueError, RecursionError) as err:
+        raise ConfigError(f"{where}: not readable; the two sides run different versions") from err
+    plan = validate(StudyPlan, raw, where=where)
     if canonical_bytes(plan) != data:
-        from primia.errors import ConfigError
-
-        raise ConfigError("plan from the coordinator: not in canonical form; update both sides")
+        raise ConfigError(f"{where}: not in canonical form; the two sides run different versions")
     return plan
 
 

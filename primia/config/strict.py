@@ -107,7 +107,7 @@ def validate(cls: type[T], raw: Any, where: str) -> T:
         # text for a number.
         return cls.model_validate_json(json.dumps(raw))
     except ValidationError as err:
-        lines = [_explain(cls, item, where) for item in err.errors()]
+        lines = [_explain(cls, item, where) for item in err.errors() if not _other_variant(item)]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from err
 
 
@@ -126,7 +126,12 @@ def _explain(cls: type[BaseModel], item: ErrorDetails, where: str) -> str:
 
 def _is_union_tag(part: str) -> bool:
     """pydantic puts the name of the tried variant into the path of a union's errors."""
-    return part.startswith(("literal[", "float", "int", "constrained-")) or part[:1].isupper()
+    return part.startswith(("literal[", "function-")) or part[:1].isupper()
+
+
+def _other_variant(item: ErrorDetails) -> bool:
+    """A section was given: that it is not the one word instead is no news (`privacy: none`)."""
+    return item["type"] == "literal_error" and isinstance(item["input"], dict)
 
 
 def _keys_at(cls: type[BaseModel], path: list[str]) -> list[str]:

@@ -21,7 +21,7 @@ server, with the keys *after* local training:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from primia.types import Digest, SiteId
@@ -149,6 +149,7 @@ class KeyAdvert:
     site: SiteId
     mask_key: bytes  # 32 bytes, public
     seal_key: bytes  # 32 bytes, public
+    seed_commitment: bytes  # 32 bytes, binds the self seed so that a wrong share cannot pass
     signature: bytes
 
 
@@ -180,8 +181,8 @@ class RevealedShares:
 
     round: RoundId
     session: bytes
-    self_seeds: Mapping[SiteId, bytes]
-    mask_keys: Mapping[SiteId, bytes]
+    self_seeds: Mapping[SiteId, bytes] = field(repr=False)  # survivors, the sender among them
+    mask_keys: Mapping[SiteId, bytes] = field(repr=False)  # masked but not arrived
 
 
 Answer = Ready | Declined | KeyAdvert | SealedShares | SurvivorSignature | RevealedShares

@@ -1,0 +1,42 @@
+# Set-up is part of every target: a fresh clone needs nothing but make, Python 3.11+ and venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PRIMIA_DATA ?= ../shared/data
+export PRIMIA_DATA
+
+.PHONY: demo test test-processes test-docker lint types format protos bench wheelhouse compose-demo clean
+
+demo: $(STAMP)
+	$(BIN)/primia demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+test-docker: $(STAMP)
+	$(BIN)/python -m pytest -m docker
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+protos: $(STAMP)
+	$(BIN)/python -m primia.wire.generate
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "primia needs Python 3.11 or newer: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch torchvision
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,5 @@
+"""`python -m coordinator` is `primia-coordinator`."""
+
+from coordinator.cli import main
+
+main()

@@ -1,0 +1,197 @@
+"""`primia-coordinator`: the research lead's commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from primia.cli.console import out, print_json, run
+
+if TYPE_CHECKING:
+    from coordinator.state import CoordinatorState
+    from primia.report.record import StudyRecord
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Run a federated study: enrol hospitals, run its rounds, export model and report.",
+)
+
+State = Annotated[
+    Path, typer.Option("--state", help="The coordinator's folder.", envvar="PRIMIA_STATE")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+HERE = Path("coordinator-state")
+
+
+@app.command()
+def init(
+    study: Annotated[str, typer.Argument(help="Name of the study: a-z, 0-9, hyphens.")],
+    state: State = HERE,
+) -> None:
+    """Make the study authority and the coordinator's own certificate."""
+    from coordinator.home import initialise
+
+    fingerprint = initialise(state, study)
+    out.print(f"[green]made[/] the authority of {study} in {state}", soft_wrap=True)
+    out.print(f"fingerprint {fingerprint}", soft_wrap=True)
+
+
+@app.command()
+def invite(
+    site: Annotated[str, typer.Argument(help="The hospital's name in the plan.")],
+    address: Annotated[
+        str, typer.Option(help="host:port at which the hospital reaches this coordinator.")
+    ],
+    state: State = HERE,
+    json: Json = False,
+) -> None:
+    """Print a one-time code for SITE and the authority's fingerprint."""
+    from coordinator import home
+    from primia.errors import ConfigError
+    from primia.types import site_id
+
+    try:
+        name = site_id(site)
+    except ValueError as err:
+        raise ConfigError(str(err)) from err
+    invitation, fingerprint = home.invite(state, name, address)
+    if json:
+        print_json({"site": site, "code": invitation.code(), "fingerprint": fingerprint})
+        return
+    out.print(f"Code for {site}, once, until {invitation.not_after:%Y-%m-%d}:", soft_wrap=True)
+    out.print(f"  [bold]primia-worker enrol {invitation.code()}[/]", soft_wrap=True)
+    out.print("Read this fingerprint to them by telephone; their command prints it too:")
+    out.print(f"  {fingerprint}", soft_wrap=True)
+
+
+@app.command()
+def roster(
+    state: State = HERE,
+    strike: Annotated[str, typer.Option(help="Refuse this site from its next call on.")] = "",
+    json: Json = False,
+) -> None:
+    """Who is enrolled, since when, last seen; or strike a site."""
+    from coordinator.show import sites_json, sites_table
+    from primia.types import SiteId
+
+    book = _open(state)
+    if strike:
+        book.strike(SiteId(strike))
+        out.print(f"[yellow]struck[/] {strike}; it is refused at its next call")
+        return
+    if json:
+        print_json(sites_json(book))
+    else:
+        out.print(sites_table(book))
+
+
+@app.command()
+def start(
+    state: State = HERE,
+    plan: Annotated[
+        Path | None, typer.Option(help="The plan, YAML; needed at the first start only.")
+    ] = None,
+    listen: Annotated[str, typer.Option(help="host:port to serve at.")] = "0.0.0.0:8443",  # noqa: S104
+    stay: Annotated[bool, typer.Option(help="Keep serving when the study is over.")] = False,
+    log_json: Annotated[bool, typer.Option(help="Log JSON lines.")] = False,
+) -> None:
+    """Serve the study and run its rounds; after a stop or crash it resumes where it was."""
+    from coordinator import daemon
+    from primia.logs import configure
+
+    configure(json=log_json)
+    daemon.start(state, plan, listen, stay=stay)
+
+
+@app.command()
+def status(
+    state: State = HERE,
+    watch: Annotated[bool, typer.Option(help="Refresh until the study is over.")] = False,
+    json: Json = False,
+) -> None:
+    """Where the study stands: round, phase, who is waited for, quality so far."""
+    from coordinator.show import status_json, status_panel, watch_status
+
+    book = _open(state)
+    if json:
+        print_json(status_json(book))
+    elif watch:
+        watch_status(book)
+    else:
+        out.print(status_panel(book))
+
+
+@app.command()
+def rounds(state: State = HERE, json: Json = False) -> None:
+    """Every round and attempt: who took part, how good the model was."""
+    from dataclasses import asdict
+
+    from coordinator.record import epsilon_by_round
+    from primia.report.terminal import rounds_table
+
+    record, plan = _record(_open(state))
+    if json:
+        print_json([asdict(a) for a in record.attempts])
+    else:
+        out.print(rounds_table(record, epsilon_by_round=epsilon_by_round(plan)))
+
+
+@app.command()
+def why(state: State = HERE, json: Json = False) -> None:
+    """What did not go well: site, phase, reason."""
+    from coordinator.show import troubles, troubles_table
+
+    record, _ = _record(_open(state))
+    found = troubles(record)
+    if json:
+        print_json(found)
+    elif not found:
+        out.print("[green]nothing[/] went wrong: every site was in every round")
+    else:
+        out.print(troubles_table(found))
+
+
+@app.command()
+def stop(state: State = HERE) -> None:
+    """Ask the running coordinator to end; the study can be resumed later."""
+    from coordinator.show import stop_daemon
+
+    out.print(stop_daemon(state))
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Where to write; made if missing.")],
+    state: State = HERE,
+) -> None:
+    """Write report.html, result.json, plan.json, and the best and last model."""
+    from coordinator.export import write_export
+
+    for path in write_export(_open(state), state, folder):
+        out.print(f"[green]wrote[/] {path}", soft_wrap=True)
+
+
+def _open(folder: Path) -> CoordinatorState:
+    from coordinator.state import CoordinatorState
+
+    return CoordinatorState(folder)
+
+
+def _record(state: CoordinatorState) -> tuple[StudyRecord, Any]:
+    from coordinator.record import study_record
+    from primia.config.plan import StudyPlan
+
+    record = study_record(state)
+    import json as json_module
+
+    plan = StudyPlan.model_validate_json(json_module.dumps(record.plan))
+    return record, plan
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run(app)

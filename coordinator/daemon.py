@@ -1,0 +1,159 @@
+"""The coordinator as a process: take the folder, settle and sign the plan, serve, run the rounds."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from pathlib import Path
+
+import structlog
+
+from coordinator import home, record
+from coordinator.rounds import RoundDriver, StudyTerms
+from coordinator.service import Service
+from coordinator.state import CoordinatorState, PinnedStudy
+from primia.config import StudyPlan, canonical_bytes, load_plan, plan_digest, plan_from_canonical
+from primia.errors import ConfigError, StateError
+from primia.federation.optimiser import ServerState, pack_state, pack_weights
+from primia.identity.certificate import from_pem, to_pem
+from primia.identity.keyfile import key_to_pem
+from primia.identity.signing import sign, verify
+from primia.settle import settle
+from primia.storage.blobs import Blobs
+from primia.storage.folder import StateFolder
+from primia.study import contribution, optimiser
+from primia.types import SiteId
+from primia.wire.labels import PLAN_LABEL, ROUND_LABEL
+from primia.wire.server import ServerTls, serve
+
+log = structlog.get_logger()
+
+STAY_S = 45.0  # after the last round, so that every site hears that the study is over
+
+
+def start(folder: Path, plan_file: Path | None, listen: str, *, stay: bool) -> None:
+    """Run the study until it is over or SIGTERM or SIGINT comes; resumes where it was.
+
+    plan_file: needed at the first start; later the pinned plan runs, and another is refused.
+    stay: keep answering sites after the study is over, until stopped.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with StateFolder(folder):
+        state = CoordinatorState(folder)
+        try:
+            blobs = Blobs(folder / "blobs")
+            blobs.sweep()
+            plan = _plan(folder, state, blobs, plan_file)
+            _serve(folder, state, blobs, plan, listen, stop, stay=stay)
+        finally:
+            state.close()
+
+
+def _plan(folder: Path, state: CoordinatorState, blobs: Blobs, file: Path | None) -> StudyPlan:
+    """The pinned plan; at the first start settle, sign and pin the one in `file`."""
+    given = None if file is None else settle(load_plan(file))
+    study = state.noted("study")
+    if given is not None and given.study != study:
+        raise ConfigError(
+            f"{file}: study = {given.study!r}, but this folder was made for {study!r}; "
+            "correct the plan, or init a new folder"
+        )
+    known = state.study()
+    if known is None:
+        if given is None:
+            raise ConfigError("no plan is pinned yet; give one with --plan FILE")
+        _pin(folder, state, blobs, given)
+    elif given is not None and plan_digest(given) != known.digest:
+        raise StateError(
+            f"this folder runs the plan {known.digest[:16]}…, {file} is another one; a plan never "
+            "changes once started: use a new folder, or leave --plan out"
+        )
+    pinned = state.study()
+    assert pinned is not None  # noqa: S101  (it was just pinned)
+    return plan_from_canonical(pinned.plan)
+
+
+def _pin(folder: Path, state: CoordinatorState, blobs: Blobs, plan: StudyPlan) -> None:
+    """Sign the settled plan, make model 0, and keep both."""
+    from primia.learning.models import initial_weights
+
+    digest = plan_digest(plan)
+    weights = initial_weights(
+        plan.model.name,
+        input_size=plan.model.input_size,
+        channels=plan.model.channels,
+        classes=len(plan.model.classes),
+        seed=int(digest[:8], 16),  # nothing secret: anybody with the plan can make model 0
+    )
+    if not state.models():
+        start_state = ServerState.start(weights, optimiser(plan))
+        state.add_initial_model(
+            blobs.put(pack_weights(weights)), blobs.put(pack_state(start_state))
+        )
+    _, key = home.coordinator_identity(folder)
+    data = canonical_bytes(plan)
+    state.pin_study(PinnedStudy(data, sign(key, PLAN_LABEL, data), digest, weights.size))
+    state.note("state", "running")
+
+
+def _terms(plan: StudyPlan, parameters: int) -> StudyTerms:
+    return StudyTerms(
+        plan=plan_digest(plan),
+        roster=plan.site_ids,
+        rounds=plan.rounds,
+        quorum=plan.schedule.quorum,
+        deadline_s=plan.schedule.deadline_s,
+        grace_s=plan.schedule.grace_s,
+        stage_timeout_s=plan.schedule.stage_timeout_s,
+        contribution=contribution(plan, parameters),
+        score=lambda counts, sites: record.scores(plan, counts, sites),
+        optimiser=optimiser(plan),
+    )
+
+
+def _serve(
+    folder: Path,
+    state: CoordinatorState,
+    blobs: Blobs,
+    plan: StudyPlan,
+    listen: str,
+    stop: threading.Event,
+    *,
+    stay: bool,
+) -> None:
+    certificate, key = home.coordinator_identity(folder)
+    root = home.authority_certificate(folder)
+    pinned = state.study()
+    assert pinned is not None  # noqa: S101  (`_plan` has pinned it)
+
+    def signed(site: SiteId, statement: bytes, signature: bytes) -> bool:
+        owner = next((s for s in state.sites() if s.site == site), None)
+        return owner is not None and verify(
+            from_pem(owner.certificate), ROUND_LABEL, statement, signature
+        )
+
+    def tls() -> ServerTls:
+        return ServerTls(
+            certificate=to_pem(certificate),
+            authority=to_pem(root),
+            anchors=tuple(state.invitation_certificates()),
+            key=key_to_pem(key),
+        )
+
+    driver = RoundDriver(_terms(plan, pinned.parameters), state, blobs, signed)
+    service = Service(folder, state, blobs, driver, stop.is_set)
+    server = serve(service, listen=listen, tls=tls, max_sites=max(16, 2 * len(plan.sites)))
+    try:
+        log.info("listening", address=server.address, study=plan.study, plan=pinned.digest)
+        driver.run(stop)
+        until = time.monotonic() + STAY_S
+        while driver.over is not None and not stop.wait(0.2):
+            if not stay and (driver.everyone_knows() or time.monotonic() > until):
+                break
+    finally:
+        stop.set()
+        server.stop()
+        log.info("stopped", state=state.noted("state"))

@@ -1,0 +1,68 @@
+"""What leaves the coordinator at the end: report, result, plan, models with named tensors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from coordinator.record import study_record, write_report
+from coordinator.state import CoordinatorState, ModelRow
+from primia.config import StudyPlan, plan_from_canonical
+from primia.errors import StateError
+from primia.federation.optimiser import unpack_weights
+from primia.learning.models import build, load_flat
+from primia.storage.blobs import Blobs
+
+
+def write_export(state: CoordinatorState, home: Path, folder: Path) -> list[Path]:
+    """Write the export of the study as it stands; returns the files written.
+
+    Raises StateError when nothing was started, or the folder cannot be written.
+    """
+    record = study_record(state)
+    pinned = state.study()
+    assert pinned is not None  # noqa: S101  (study_record has looked)
+    plan = plan_from_canonical(pinned.plan)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_report(record, plan, folder)
+        text = json.dumps(plan.model_dump(mode="json"), indent=2)
+        (folder / "plan.json").write_text(text + "\n", encoding="utf-8")
+        written = [folder / n for n in ("report.html", "result.json", "plan.json")]
+        blobs = Blobs(home / "blobs")
+        models = {m.number: m for m in state.models()}
+        chosen = {"model-last.safetensors": models[max(models)]}
+        if record.best is not None:
+            chosen["model-best.safetensors"] = models[record.best]
+        for name, model in chosen.items():
+            _save(folder / name, model, plan, blobs, pinned.parameters)
+            written.append(folder / name)
+    except OSError as err:
+        raise StateError(f"cannot write to {folder}: {err.strerror}; choose another folder") from err
+    return written
+
+
+def _save(path: Path, row: ModelRow, plan: StudyPlan, blobs: Blobs, parameters: int) -> None:
+    """One model as safetensors with the network's own tensor names, and the plan in its header."""
+    terms = plan.model
+    model = build(
+        terms.name,
+        input_size=terms.input_size,
+        channels=terms.channels,
+        classes=len(terms.classes),
+    )
+    load_flat(model, unpack_weights(blobs.get(row.digest), parameters))
+    tensors = {k: np.ascontiguousarray(v.numpy()) for k, v in model.state_dict().items()}
+    metadata = {
+        "format": "primia-model/1",
+        "model": terms.name,
+        "input_size": str(terms.input_size),
+        "channels": str(terms.channels),
+        "classes": json.dumps(list(terms.classes)),
+        "round": str(row.number),
+        "study": plan.study,
+    }
+    save_file(tensors, path, metadata=metadata)

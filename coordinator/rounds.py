@@ -1,0 +1,365 @@
+"""The driver: one round at a time through the machine, its commands carried out, its ends committed.
+
+gRPC threads call in (`attend`, `answer`, `update_arrived`); one thread of the daemon runs `run`,
+which opens attempts and lets time pass. One lock guards the machine. What has to survive is in
+`CoordinatorState`; the machine itself is not kept: a coordinator that dies in a round opens the
+same round again as a new attempt, and sites that trained already offer the update they stored.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from coordinator.state import CoordinatorState, ModelRow, Participation
+from primia.errors import PeerError, RoundFailed, StateError
+from primia.federation.contribution import Contribution
+from primia.federation.optimiser import (
+    FedAdam,
+    FedAvg,
+    ServerState,
+    pack_state,
+    pack_weights,
+    step,
+    unpack_state,
+)
+from primia.protocol.coordinator import CoordinatorRound
+from primia.protocol.events import (
+    Abort,
+    Answered,
+    Command,
+    Commit,
+    Event,
+    Phase,
+    Progress,
+    RoundTerms,
+    SiteLost,
+    Tick,
+    UpdateArrived,
+    Verify,
+)
+from primia.protocol.messages import Answer, Closed, Instruction, Outcome, RoundId, RoundKind
+from primia.storage.blobs import Blobs
+from primia.types import Digest, Ring, SiteId
+
+log = structlog.get_logger()
+
+ATTENDING_S = 45.0  # a site heard of this recently is there; a long poll takes 20 s
+LONGEST_PAUSE_S = 60.0  # between an aborted attempt and the next
+_PHASES = list(Phase)
+
+
+@dataclass(frozen=True)
+class StudyTerms:
+    """What the rounds need to know of the settled plan."""
+
+    plan: Digest
+    roster: tuple[SiteId, ...]
+    rounds: int
+    quorum: int
+    deadline_s: float
+    grace_s: float
+    stage_timeout_s: float
+    contribution: Contribution
+    score: Callable[[npt.NDArray[np.int64], tuple[SiteId, ...]], dict[str, Any]]
+    optimiser: FedAvg | FedAdam
+
+
+class RoundDriver:
+    """Runs a study's rounds to their end. `clock` is monotonic, in seconds."""
+
+    def __init__(
+        self,
+        terms: StudyTerms,
+        state: CoordinatorState,
+        blobs: Blobs,
+        verify: Verify,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.terms = terms
+        self._state = state
+        self._blobs = blobs
+        self._verify = verify
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._round: CoordinatorRound | None = None
+        self._over: str | None = None
+        self._told_over: set[SiteId] = set()
+        self._failure: StateError | None = None
+        self._heard: dict[SiteId, float] = {}
+        self._ready: set[SiteId] = set()
+        self._shown: tuple[str, tuple[str, ...]] | None = None
+        self._discarded: str | None = None  # why a sum that the machine released did not count
+        self._aborts = 0
+        self._not_before = 0.0
+        for row in state.attempts():
+            if row.outcome == "open":
+                everyone = [
+                    Participation(s, False, False, row.phase, "the coordinator was restarted")
+                    for s in terms.roster
+                ]
+                state.abort_attempt(row.round.attempt, "the coordinator was restarted", everyone)
+
+    # --- called by the service, from any thread ----------------------------------------------
+
+    def attend(
+        self, site: SiteId, after: int, wait_s: float, stopping: Callable[[], bool]
+    ) -> tuple[int, Instruction] | str | None:
+        """The instruction for `site` that is newer than serial `after`, waiting up to `wait_s`.
+
+        A text means that the study is over, None that there is nothing yet.
+        """
+        until = self._clock() + wait_s
+        with self._changed:
+            while True:
+                self._hear(site)
+                if self._over is not None:
+                    self._told_over.add(site)
+                    return self._over
+                found = self._instruction(site)
+                if found is not None and found[0] > after:
+                    return found
+                left = until - self._clock()
+                if left <= 0 or stopping():
+                    return None
+                self._changed.wait(min(left, 1.0))
+
+    def answer(self, site: SiteId, answer: Answer) -> None:
+        """Hand an answer to the machine. Raises PeerError when it is refused."""
+        self._handle(site, Answered(site, answer), answer.round)
+
+    def update_arrived(self, site: SiteId, round_id: RoundId, masked: Ring) -> None:
+        """A whole masked vector, its digest checked. Raises PeerError when it is refused."""
+        self._handle(site, UpdateArrived(site, masked), round_id)
+
+    def progress(self, site: SiteId) -> None:
+        """Bytes of an upload are flowing."""
+        with self._changed:
+            self._hear(site)
+            if self._round is not None:
+                self._feed(Progress(site))
+
+    def upload_limit(self, site: SiteId, round_id: RoundId) -> int:
+        """Bytes that an upload of `site` must have now. Raises PeerError when none is awaited."""
+        with self._changed:
+            current = self._round
+            if current is None or current.terms.round != round_id:
+                raise PeerError("this round is closed; the update stays at the site")
+            return 4 * current.terms.vector_length
+
+    def site_struck(self, site: SiteId) -> None:
+        """The site does not take part any more, from now on."""
+        with self._changed:
+            if self._round is not None:
+                self._feed(SiteLost(site))
+
+    def everyone_knows(self) -> bool:
+        """Whether every site that is there has heard that the study is over."""
+        with self._changed:
+            return self._present() <= self._told_over
+
+    @property
+    def over(self) -> str | None:
+        """Why the study has ended, or None."""
+        return self._over
+
+    def _handle(self, site: SiteId, event: Event, round_id: RoundId) -> None:
+        with self._changed:
+            self._hear(site)
+            current = self._round
+            if current is None or current.terms.round != round_id:
+                raise PeerError("this round is closed; wait for the next instruction")
+            if current.phase in (Phase.DONE, Phase.ABORTED):
+                raise PeerError("this round is closed; wait for the next instruction")
+            self._feed(event)
+
+    def _hear(self, site: SiteId) -> None:
+        if site not in self._heard:
+            log.info("site_attends", site=site)
+            self._changed.notify_all()
+        self._heard[site] = self._clock()
+
+    def _instruction(self, site: SiteId) -> tuple[int, Instruction] | None:
+        """Serials grow over attempts and phases; a site gets one instruction in each phase."""
+        if self._round is None:
+            return None
+        instruction = self._round.instruction_for(site)
+        if instruction is None:
+            return None
+        if isinstance(instruction, Closed) and self._discarded is not None:
+            instruction = replace(instruction, outcome=Outcome.ABORTED, reason=self._discarded)
+        phase = _PHASES.index(self._round.phase)
+        return self._round.terms.round.attempt * 16 + phase + 1, instruction
+
+    # --- the daemon's loop -------------------------------------------------------------------
+
+    def run(self, stop: threading.Event) -> None:
+        """Open attempts and let time pass until the study is over or `stop` is set.
+
+        Raises StateError when the disk fails, also in a call of a site: the daemon ends, and
+        resumes at the same round once the cause is mended.
+        """
+        while not stop.is_set() and self._over is None:
+            with self._changed:
+                if self._failure is not None:
+                    raise self._failure
+                if self._round is None or self._round.phase in (Phase.DONE, Phase.ABORTED):
+                    self._open_next()
+                else:
+                    self._feed(Tick())
+                self._changed.wait(self._pause())
+
+    def _pause(self) -> float:
+        """How long nothing can be due; short, so that `stop` is heard."""
+        deadline = None if self._round is None else self._round.next_deadline
+        return 0.5 if deadline is None else max(0.01, min(0.5, deadline - self._clock()))
+
+    def _open_next(self) -> None:
+        done = {a.round.number for a in self._state.attempts() if a.outcome == "committed"}
+        number = next((n for n in range(1, self.terms.rounds + 2) if n not in done), None)
+        if number is None:
+            self._finish("all rounds are committed")
+            return
+        present = self._present()
+        if len(present) < self.terms.quorum or self._clock() < self._not_before:
+            return
+        kind = RoundKind.TRAIN if number <= self.terms.rounds else RoundKind.EVALUATE
+        model = self._state.models()[-1]
+        round_id = self._state.open_attempt(self.terms.plan, number, kind, model.digest)
+        log.info("round_opened", round=number, attempt=round_id.attempt, kind=kind.value)
+        self._ready.clear()
+        self._shown = self._discarded = None
+        machine = CoordinatorRound(
+            RoundTerms(
+                round=round_id,
+                invited=tuple(sorted(self._invited())),
+                quorum=self.terms.quorum,
+                deadline_s=self.terms.deadline_s,
+                grace_s=self.terms.grace_s,
+                stage_timeout_s=self.terms.stage_timeout_s,
+                vector_length=self.terms.contribution.layout.length,
+                verify=self._verify,
+            ),
+            now=self._clock(),
+        )
+        self._round = machine
+        self._carry_out(machine.start())
+
+    def _invited(self) -> set[SiteId]:
+        """Enrolled sites of the roster; those away now may still come before the round ends."""
+        return {
+            s.site
+            for s in self._state.sites()
+            if s.struck_at is None and s.site in self.terms.roster
+        }
+
+    def _present(self) -> set[SiteId]:
+        now = self._clock()
+        return {s for s in self._invited() if now - self._heard.get(s, -1e9) < ATTENDING_S}
+
+    def _finish(self, why: str) -> None:
+        log.info("study_over", reason=why)
+        self._state.note("state", "finished")
+        self._over = why
+        self._changed.notify_all()
+
+    # --- the machine -------------------------------------------------------------------------
+
+    def _feed(self, event: Event) -> None:
+        """One event into the machine, its commands out. PeerError passes through, changing nothing."""
+        assert self._round is not None  # noqa: S101  (callers have looked, under the lock)
+        try:
+            self._carry_out(self._round.handle(event, self._clock()))
+        except StateError as err:
+            self._failure = err
+            raise
+
+    def _carry_out(self, commands: list[Command]) -> None:
+        machine = self._round
+        assert machine is not None  # noqa: S101  (callers have looked, under the lock)
+        if machine.phase is Phase.TRAINING:
+            self._ready = set(machine.answered)
+        elif machine.phase is Phase.KEYS and commands:
+            self._ready = set(machine.answered) | set(machine.waiting_for)
+        for command in commands:
+            match command:
+                case Commit(total, contributors):
+                    self._commit(total, contributors)
+                case Abort(reason, _):
+                    self._abort(reason)
+        if machine.phase not in (Phase.DONE, Phase.ABORTED):
+            shown = (machine.phase.value, machine.waiting_for)
+            if shown != self._shown:
+                self._shown = shown
+                self._state.set_phase(machine.terms.round.attempt, *shown)
+        if commands:
+            self._changed.notify_all()
+
+    def _participation(self, contributors: tuple[SiteId, ...]) -> list[Participation]:
+        assert self._round is not None  # noqa: S101  (callers have looked, under the lock)
+        dropped = {d.site: d for d in self._round.dropped}
+        return [
+            Participation(
+                site=site,
+                charged=site in self._ready,
+                contributed=site in contributors,
+                phase=dropped[site].phase.value if site in dropped else "",
+                reason=dropped[site].reason if site in dropped else "",
+            )
+            for site in self._round.terms.invited
+        ]
+
+    def _abort(self, reason: str) -> None:
+        assert self._round is not None  # noqa: S101  (callers have looked, under the lock)
+        round_id = self._round.terms.round
+        self._state.abort_attempt(round_id.attempt, reason, self._participation(()))
+        pause = min(LONGEST_PAUSE_S, 2.0**self._aborts)
+        self._aborts += 1
+        self._not_before = self._clock() + pause
+        log.warning("round_aborted", round=round_id.number, attempt=round_id.attempt, reason=reason)
+
+    def _commit(self, total: Ring, contributors: tuple[SiteId, ...]) -> None:
+        """Make the sum count: blobs first, then one row that says so."""
+        assert self._round is not None  # noqa: S101  (callers have looked, under the lock)
+        round_id = self._round.terms.round
+        try:
+            sums = self.terms.contribution.decode(total, contributors=len(contributors))
+            scores = self.terms.score(sums.metrics, contributors)
+        except (RoundFailed, ValueError) as err:
+            self._discarded = f"the sum was discarded: {err}"
+            self._abort(self._discarded)
+            return
+        before = self._state.models()[-1]
+        model, norm = None, None
+        if round_id.kind is RoundKind.TRAIN:
+            state = unpack_state(self._blobs.get(before.state))
+            after = step(state, sums.mean_update, self.terms.optimiser)
+            norm = float(np.linalg.norm(sums.mean_update))
+            model = self._store(round_id.number, after)
+        self._state.commit_attempt(
+            round_id.attempt,
+            self._participation(contributors),
+            scores_of=before.number,
+            scores=scores,
+            model=model,
+            update_norm=norm,
+        )
+        self._aborts = 0
+        log.info(
+            "round_committed",
+            round=round_id.number,
+            attempt=round_id.attempt,
+            sites=list(contributors),
+            auc=round(scores["auc"], 4),
+        )
+
+    def _store(self, number: int, state: ServerState) -> ModelRow:
+        digest = self._blobs.put(pack_weights(state.weights))
+        return ModelRow(number, digest, self._blobs.put(pack_state(state)), None)

@@ -1,0 +1,191 @@
+"""What the looking commands show; reads the database beside a running daemon."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from coordinator.record import study_record
+from coordinator.state import CoordinatorState
+from primia.cli.console import out
+from primia.errors import StateError
+from primia.report.record import StudyRecord
+from primia.report.terminal import sites_table as quality_of_sites
+from primia.report.terminal import summary
+from primia.storage.folder import LOCK_FILE
+
+
+def sites_json(state: CoordinatorState) -> list[dict[str, Any]]:
+    """The roster for scripts."""
+    return [
+        {
+            "site": s.site,
+            "fingerprint": s.fingerprint,
+            "enrolled_at": s.enrolled_at,
+            "struck_at": s.struck_at,
+            "last_seen": s.last_seen,
+        }
+        for s in state.sites()
+    ]
+
+
+def sites_table(state: CoordinatorState) -> Table:
+    """The roster for people."""
+    table = Table(title="roster")
+    for column in ("site", "state", "last seen", "certificate (SHA-256)"):
+        table.add_column(column, overflow="fold")
+    for site in state.sites():
+        state_text = "enrolled" if site.struck_at is None else "[red]struck[/]"
+        table.add_row(site.site, state_text, _ago(site.last_seen), site.fingerprint)
+    return table
+
+
+def _ago(moment: float | None) -> str:
+    if moment is None:
+        return "never"
+    seconds = max(0.0, time.time() - moment)
+    if seconds < 120:
+        return f"{seconds:.0f} s ago"
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def status_json(state: CoordinatorState) -> dict[str, Any]:
+    """Where the study stands, for scripts; works before the first start too."""
+    pinned = state.study()
+    if pinned is None:
+        return {"state": "not started", "sites": sites_json(state)}
+    record = study_record(state)
+    attempts = state.attempts()
+    current = attempts[-1] if attempts and attempts[-1].outcome == "open" else None
+    last = next((m for m in reversed(record.models) if m.scores is not None), None)
+    return {
+        "state": record.state,
+        "study": record.study,
+        "plan": record.plan_digest,
+        "rounds": record.plan["rounds"],
+        "committed": len(record.committed),
+        "aborted": sum(a.outcome == "aborted" for a in attempts),
+        "open": None
+        if current is None
+        else {
+            "round": current.round.number,
+            "attempt": current.round.attempt,
+            "kind": current.round.kind.value,
+            "phase": current.phase,
+            "waiting_for": list(current.waiting_for),
+        },
+        "model": None
+        if last is None or last.scores is None
+        else {"number": last.number, "auc": last.scores.auc, "loss": last.scores.loss},
+        "best": record.best,
+        "sites": sites_json(state),
+    }
+
+
+def status_panel(state: CoordinatorState) -> RenderableType:
+    """Where the study stands, for people."""
+    if state.study() is None:
+        return Group(Text("not started: primia-coordinator start --plan FILE"), sites_table(state))
+    record = study_record(state)
+    now = status_json(state)["open"]
+    line = Text("no round is open")
+    if now is not None:
+        waiting = ", ".join(now["waiting_for"]) or "nobody"
+        line = Text(
+            f"round {now['round']} (attempt {now['attempt']}): {now['phase']}, waiting for {waiting}"
+        )
+    return Group(summary(record), line, quality_of_sites(record))
+
+
+def watch_status(state: CoordinatorState) -> None:
+    """Refresh the panel until the study is over or Ctrl-C."""
+    with Live(status_panel(state), console=out, refresh_per_second=2) as live:
+        while (state.noted("state") or "running") != "finished":
+            time.sleep(1.0)
+            live.update(status_panel(state))
+
+
+def troubles(record: StudyRecord) -> list[dict[str, Any]]:
+    """Aborted attempts and absent sites, with what to do next."""
+    found: list[dict[str, Any]] = []
+    for attempt in record.attempts:
+        if attempt.outcome == "aborted":
+            found.append(
+                {
+                    "round": attempt.number,
+                    "attempt": attempt.attempt,
+                    "site": None,
+                    "phase": "round",
+                    "reason": attempt.reason,
+                    "next": "nothing was released; the next attempt starts by itself",
+                }
+            )
+        found.extend(
+            {
+                "round": attempt.number,
+                "attempt": attempt.attempt,
+                "site": absent.site,
+                "phase": absent.phase,
+                "reason": absent.reason,
+                "next": _next_step(absent.reason),
+            }
+            for absent in attempt.absent
+        )
+    return found
+
+
+def _next_step(reason: str) -> str:
+    if reason.startswith("declined"):
+        return "the hospital decided; ask its operator"
+    if "no answer" in reason:
+        return "look at that worker's log and link; it rejoins by itself"
+    return "it rejoins by itself at the next round"
+
+
+def troubles_table(found: list[dict[str, Any]]) -> Table:
+    """The troubles for people."""
+    table = Table(title="what did not go well")
+    for column in ("round", "attempt", "site", "phase", "reason", "next"):
+        table.add_column(column, overflow="fold")
+    for item in found:
+        table.add_row(
+            str(item["round"]),
+            str(item["attempt"]),
+            Text(item["site"] or "-"),
+            Text(item["phase"]),
+            Text(item["reason"]),
+            Text(item["next"]),
+        )
+    return table
+
+
+def stop_daemon(folder: Path) -> str:
+    """Send SIGTERM to the holder of the folder and wait for it to let go (10 s)."""
+    import fcntl
+
+    try:
+        handle = os.open(folder / LOCK_FILE, os.O_RDWR)
+    except OSError as err:
+        raise StateError(f"{folder} is no coordinator's folder") from err
+    try:
+        for attempt in range(100):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if attempt == 0:
+                    os.kill(int(os.pread(handle, 32, 0)), signal.SIGTERM)
+                time.sleep(0.1)
+            else:
+                return "stopped" if attempt else "no coordinator is running here"
+    finally:
+        os.close(handle)
+    raise StateError("the coordinator did not stop within 10 s; look at its log")

@@ -1,0 +1,405 @@
+"""What the coordinator remembers: one SQLite file; the row is the commit point.
+
+Models and server states are blobs beside it, named by digest and written first. Every method is
+one transaction. The commands that only look (`status`, `rounds`, `why`) open the same file while
+the daemon runs; WAL lets them.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from primia.errors import IdentityError, StateError
+from primia.protocol.messages import Outcome, RoundId, RoundKind
+from primia.report.record import Absence
+from primia.storage.database import Database
+from primia.types import Digest, SiteId
+
+_MIGRATIONS = [
+    """
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+    CREATE TABLE study (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        plan BLOB NOT NULL, signature BLOB NOT NULL, digest TEXT NOT NULL,
+        parameters INTEGER NOT NULL, pinned_at REAL NOT NULL
+    ) STRICT;
+    CREATE TABLE invitations (
+        fingerprint TEXT PRIMARY KEY, site TEXT NOT NULL, certificate BLOB NOT NULL,
+        expires_at REAL NOT NULL, request_key TEXT, issued BLOB
+    ) STRICT;
+    CREATE TABLE sites (
+        site TEXT PRIMARY KEY, certificate BLOB NOT NULL, fingerprint TEXT NOT NULL,
+        enrolled_at REAL NOT NULL, struck_at REAL, last_seen REAL
+    ) STRICT;
+    CREATE TABLE attempts (
+        attempt INTEGER PRIMARY KEY AUTOINCREMENT,
+        number INTEGER NOT NULL, kind TEXT NOT NULL, model TEXT NOT NULL,
+        opened_at REAL NOT NULL, phase TEXT NOT NULL, waiting_for TEXT NOT NULL,
+        closed_at REAL, outcome TEXT, reason TEXT NOT NULL DEFAULT '', update_norm REAL
+    ) STRICT;
+    CREATE TABLE participation (
+        attempt INTEGER NOT NULL REFERENCES attempts, site TEXT NOT NULL,
+        charged INTEGER NOT NULL, contributed INTEGER NOT NULL, phase TEXT NOT NULL,
+        reason TEXT NOT NULL, PRIMARY KEY (attempt, site)
+    ) STRICT;
+    CREATE TABLE models (
+        number INTEGER PRIMARY KEY, digest TEXT NOT NULL, state TEXT NOT NULL,
+        scores TEXT, committed_at REAL NOT NULL
+    ) STRICT;
+    CREATE UNIQUE INDEX one_commit ON attempts (number) WHERE outcome = 'committed';
+    """,
+]
+
+
+@dataclass(frozen=True)
+class PinnedStudy:
+    """The plan as signed when the study started."""
+
+    plan: bytes
+    signature: bytes
+    digest: Digest
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Site:
+    """One enrolled hospital."""
+
+    site: SiteId
+    certificate: bytes  # PEM
+    fingerprint: str
+    enrolled_at: float
+    struck_at: float | None
+    last_seen: float | None
+
+
+@dataclass(frozen=True)
+class AttemptRow:
+    """One attempt, with those who were missing from it."""
+
+    round: RoundId
+    opened_at: float
+    phase: str
+    waiting_for: tuple[str, ...]
+    closed_at: float | None
+    outcome: str  # committed | aborted | open
+    reason: str
+    update_norm: float | None
+    contributors: tuple[str, ...]
+    charged: tuple[str, ...]
+    absent: tuple[Absence, ...]
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A committed global model. Blob `digest` is what sites fetch, blob `state` the checkpoint."""
+
+    number: int
+    digest: Digest
+    state: Digest
+    scores: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Participation:
+    """How one site fared in one attempt."""
+
+    site: SiteId
+    charged: bool
+    contributed: bool
+    phase: str
+    reason: str
+
+
+class CoordinatorState:
+    """The coordinator's database. Raises StateError for faults of the disk."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+        if not (folder / "authority").is_dir():
+            raise StateError(
+                f"{folder} is no coordinator's folder; make one: primia-coordinator init STUDY "
+                f"--state {folder}"
+            )
+        self._db = Database(folder / "coordinator.db", _MIGRATIONS)
+        self._clock = clock
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    # --- notes -------------------------------------------------------------------------------
+
+    def note(self, key: str, value: str) -> None:
+        """Remember one named value."""
+        with self._db.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def noted(self, key: str) -> str | None:
+        """A value that `note` kept."""
+        with self._db.transaction() as db:
+            row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row["value"])
+
+    # --- the plan ----------------------------------------------------------------------------
+
+    def pin_study(self, study: PinnedStudy) -> None:
+        """Keep the plan; a study has one, for ever. Raises StateError for another one."""
+        known = self.study()
+        if known is not None:
+            if known.digest != study.digest:
+                raise StateError(
+                    f"this folder runs the plan {known.digest[:16]}…, not {study.digest[:16]}…; a "
+                    "plan never changes once started: use a new state folder for a new plan"
+                )
+            return
+        with self._db.transaction() as db:
+            db.execute(
+                "INSERT INTO study VALUES (1, ?, ?, ?, ?, ?)",
+                (study.plan, study.signature, study.digest, study.parameters, self._clock()),
+            )
+
+    def study(self) -> PinnedStudy | None:
+        """The pinned plan, or None before the first start."""
+        with self._db.transaction() as db:
+            row = db.execute("SELECT * FROM study").fetchone()
+        if row is None:
+            return None
+        return PinnedStudy(
+            row["plan"], row["signature"], Digest(row["digest"]), row["parameters"]
+        )
+
+    # --- invitations and sites ---------------------------------------------------------------
+
+    def add_invitation(self, *, fingerprint: str, site: SiteId, pem: bytes, expires: float) -> None:
+        """Keep the public half of an invitation; an earlier unused one for the site is void."""
+        with self._db.transaction() as db:
+            db.execute("DELETE FROM invitations WHERE site = ? AND issued IS NULL", (site,))
+            db.execute(
+                "INSERT INTO invitations VALUES (?, ?, ?, ?, NULL, NULL)",
+                (fingerprint, site, pem, expires),
+            )
+
+    def invitation_certificates(self) -> list[bytes]:
+        """Enrolment certificates (PEM) that may open a connection: used ones too, until expiry.
+
+        A used code then gets the clear answer that it was used, not a broken handshake.
+        """
+        with self._db.transaction() as db:
+            rows = db.execute(
+                "SELECT certificate FROM invitations WHERE expires_at > ?", (self._clock(),)
+            ).fetchall()
+        return [row["certificate"] for row in rows]
+
+    def redeem(
+        self, fingerprint: str, request_key: str, issue: Callable[[SiteId], tuple[bytes, str]]
+    ) -> bytes:
+        """The site certificate (PEM) for an invitation, made by `issue` once.
+
+        request_key: digest of the key in the request; the same request again gets the same
+        certificate (its reply was lost), another key is refused.
+        Raises IdentityError when the invitation is unknown, void or used.
+        """
+        with self._db.transaction() as db:
+            row = db.execute(
+                "SELECT * FROM invitations WHERE fingerprint = ?", (fingerprint,)
+            ).fetchone()
+            if row is None:
+                raise IdentityError("this invitation is void; ask the coordinator for a new one")
+            if row["issued"] is not None:
+                if row["request_key"] == request_key:
+                    return bytes(row["issued"])
+                raise IdentityError(
+                    "this invitation was used before; if that was not this hospital, tell the "
+                    "coordinator's operator, and ask for a new one"
+                )
+            site = SiteId(row["site"])
+            pem, site_fingerprint = issue(site)
+            db.execute(
+                "UPDATE invitations SET request_key = ?, issued = ? WHERE fingerprint = ?",
+                (request_key, pem, fingerprint),
+            )
+            db.execute(
+                "INSERT OR REPLACE INTO sites VALUES (?, ?, ?, ?, NULL, NULL)",
+                (site, pem, site_fingerprint, self._clock()),
+            )
+        return pem
+
+    def sites(self) -> list[Site]:
+        """Every hospital that ever enrolled, by name."""
+        with self._db.transaction() as db:
+            rows = db.execute("SELECT * FROM sites ORDER BY site").fetchall()
+        return [
+            Site(
+                SiteId(r["site"]), r["certificate"], r["fingerprint"], r["enrolled_at"],
+                r["struck_at"], r["last_seen"],
+            )
+            for r in rows
+        ]  # fmt: skip
+
+    def strike(self, site: SiteId) -> None:
+        """Refuse `site` from its next call on. Raises StateError when it is not enrolled."""
+        with self._db.transaction() as db:
+            done = db.execute(
+                "UPDATE sites SET struck_at = ? WHERE site = ? AND struck_at IS NULL",
+                (self._clock(), site),
+            )
+            if done.rowcount == 0:
+                raise StateError(f"{site} is not on the roster, or was struck before")
+
+    def check_site(self, site: SiteId, fingerprint: str) -> None:
+        """Raise IdentityError unless this very certificate stands on the roster; note the visit."""
+        now = self._clock()
+        with self._db.transaction() as db:
+            row = db.execute("SELECT * FROM sites WHERE site = ?", (site,)).fetchone()
+            if row is None:
+                raise IdentityError(f"{site} is not enrolled in this study; ask for an invitation")
+            if row["struck_at"] is not None:
+                raise IdentityError(
+                    f"{site} was struck from the roster; ask the coordinator's operator"
+                )
+            if row["fingerprint"] != fingerprint:
+                raise IdentityError(
+                    f"{site} has enrolled again with another certificate; use the newer one"
+                )
+            if row["last_seen"] is None or now - row["last_seen"] > 5.0:
+                db.execute("UPDATE sites SET last_seen = ? WHERE site = ?", (now, site))
+
+    # --- rounds ------------------------------------------------------------------------------
+
+    def open_attempt(
+        self, plan: Digest, number: int, kind: RoundKind, model: Digest
+    ) -> RoundId:
+        """Begin an attempt; its number is above every earlier one, also across restarts."""
+        with self._db.transaction() as db:
+            cursor = db.execute(
+                "INSERT INTO attempts (number, kind, model, opened_at, phase, waiting_for) "
+                "VALUES (?, ?, ?, ?, 'training', '[]')",
+                (number, kind.value, model, self._clock()),
+            )
+        assert cursor.lastrowid is not None  # noqa: S101  (an INSERT has one)
+        return RoundId(plan, number, cursor.lastrowid, kind, model)
+
+    def set_phase(self, attempt: int, phase: str, waiting_for: Iterable[str]) -> None:
+        """Where the open attempt stands; for people who look."""
+        with self._db.transaction() as db:
+            db.execute(
+                "UPDATE attempts SET phase = ?, waiting_for = ? WHERE attempt = ?",
+                (phase, json.dumps(sorted(waiting_for)), attempt),
+            )
+
+    def abort_attempt(self, attempt: int, reason: str, sites: Iterable[Participation]) -> None:
+        """End an attempt without a sum."""
+        self._close(attempt, Outcome.ABORTED, reason, None, sites, None, None)
+
+    def commit_attempt(
+        self,
+        attempt: int,
+        sites: Iterable[Participation],
+        *,
+        scores_of: int,
+        scores: dict[str, Any],
+        model: ModelRow | None,
+        update_norm: float | None,
+    ) -> None:
+        """End an attempt with its sum, in one transaction: record, scores, and the next model.
+
+        scores_of: number of the model that was evaluated (the one the round started from).
+        model: what the round made, its blobs already durable; None for an evaluation.
+        """
+        self._close(
+            attempt, Outcome.COMMITTED, "", update_norm, sites, (scores_of, scores), model
+        )
+
+    def _close(
+        self,
+        attempt: int,
+        outcome: Outcome,
+        reason: str,
+        update_norm: float | None,
+        sites: Iterable[Participation],
+        scores: tuple[int, dict[str, Any]] | None,
+        model: ModelRow | None,
+    ) -> None:
+        with self._db.transaction() as db:
+            done = db.execute(
+                "UPDATE attempts SET outcome = ?, reason = ?, update_norm = ?, closed_at = ?, "
+                "phase = ?, waiting_for = '[]' WHERE attempt = ? AND outcome IS NULL",
+                (
+                    outcome.value, reason, update_norm, self._clock(),
+                    "done" if outcome is Outcome.COMMITTED else "aborted", attempt,
+                ),
+            )  # fmt: skip
+            if done.rowcount != 1:
+                raise StateError(f"attempt {attempt} is closed already; an outcome is final")
+            db.executemany(
+                "INSERT INTO participation VALUES (?, ?, ?, ?, ?, ?)",
+                [(attempt, p.site, p.charged, p.contributed, p.phase, p.reason) for p in sites],
+            )
+            if scores is not None:
+                db.execute(
+                    "UPDATE models SET scores = ? WHERE number = ?",
+                    (json.dumps(scores[1]), scores[0]),
+                )
+            if model is not None:
+                self._insert_model(db, model)
+
+    def add_initial_model(self, digest: Digest, state: Digest) -> None:
+        """Model 0, before the first round."""
+        with self._db.transaction() as db:
+            self._insert_model(db, ModelRow(0, digest, state, None))
+
+    def _insert_model(self, db: Any, model: ModelRow) -> None:
+        db.execute(
+            "INSERT INTO models VALUES (?, ?, ?, NULL, ?)",
+            (model.number, model.digest, model.state, self._clock()),
+        )
+
+    def models(self) -> list[ModelRow]:
+        """Every committed model, in order."""
+        with self._db.transaction() as db:
+            rows = db.execute("SELECT * FROM models ORDER BY number").fetchall()
+        return [
+            ModelRow(
+                r["number"], Digest(r["digest"]), Digest(r["state"]),
+                None if r["scores"] is None else json.loads(r["scores"]),
+            )
+            for r in rows
+        ]  # fmt: skip
+
+    def attempts(self) -> list[AttemptRow]:
+        """Every attempt, in order, with its participants."""
+        with self._db.transaction() as db:
+            study = db.execute("SELECT digest FROM study").fetchone()
+            rows = db.execute("SELECT * FROM attempts ORDER BY attempt").fetchall()
+            took_part = db.execute("SELECT * FROM participation ORDER BY site").fetchall()
+        found = []
+        for row in rows:
+            mine = [p for p in took_part if p["attempt"] == row["attempt"]]
+            found.append(
+                AttemptRow(
+                    round=RoundId(
+                        Digest(study["digest"]), row["number"], row["attempt"],
+                        RoundKind(row["kind"]), Digest(row["model"]),
+                    ),
+                    opened_at=row["opened_at"],
+                    phase=row["phase"],
+                    waiting_for=tuple(json.loads(row["waiting_for"])),
+                    closed_at=row["closed_at"],
+                    outcome=row["outcome"] or "open",
+                    reason=row["reason"],
+                    update_norm=row["update_norm"],
+                    contributors=tuple(p["site"] for p in mine if p["contributed"]),
+                    charged=tuple(p["site"] for p in mine if p["charged"]),
+                    absent=tuple(
+                        Absence(p["site"], p["phase"], p["reason"])
+                        for p in mine
+                        if not p["contributed"] and p["reason"]
+                    ),
+                )
+            )  # fmt: skip
+        return found

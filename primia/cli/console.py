@@ -1,0 +1,46 @@
+"""What all three commands share: one console, one way to end in an error, JSON on request."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from primia.errors import ConfigError, PrimiaError
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+REFUSED = 1  # refused or failed, with the reason
+WRONG_USE = 2  # a flag or file the user can mend
+
+
+def run(app: typer.Typer) -> None:
+    """Run a command line; a `PrimiaError` becomes one line and an exit code, never a traceback.
+
+    Exit codes: 0 done, 1 refused or failed with a reason, 2 wrong use (flags, configuration).
+    """
+    try:
+        app()
+    except PrimiaError as error:
+        for line in str(error).splitlines():
+            err.print(f"[bold red]error:[/] {_plain(line)}", soft_wrap=True)
+        sys.exit(WRONG_USE if isinstance(error, ConfigError) else REFUSED)
+    except KeyboardInterrupt:
+        err.print("stopped")
+        sys.exit(130)
+
+
+def print_json(data: Any) -> None:
+    """One JSON document on standard output, for scripts."""
+    sys.stdout.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def _plain(text: str) -> str:
+    """Text as it is: no markup from a message that quotes a file, no control characters."""
+    from rich.markup import escape
+
+    return escape("".join(c if c.isprintable() else "?" for c in text))

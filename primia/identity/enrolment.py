@@ -1,0 +1,66 @@
+"""The hospital's side of enrolment, without the network: make a request, judge the reply."""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from primia.errors import IdentityError
+from primia.identity.authority import common_name
+from primia.identity.certificate import Role, check_issued, check_key, fingerprint, from_pem
+from primia.identity.invitation import Invitation
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """What a site keeps after a reply that held: its certificate and whom to trust."""
+
+    certificate: x509.Certificate
+    authority: x509.Certificate
+    coordinator: x509.Certificate
+
+
+def make_request(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A certificate request (PKCS #10, PEM) for the public half of `key`.
+
+    It names nobody: the coordinator takes the name from the invitation.
+    """
+    request = x509.CertificateSigningRequestBuilder().subject_name(common_name("primia site"))
+    return request.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def check_reply(
+    invitation: Invitation,
+    key: ec.EllipticCurvePrivateKey,
+    *,
+    certificate: bytes,
+    authority: bytes,
+    served_by: bytes,
+    now: datetime,
+) -> Enrolled:
+    """Decide whether the reply comes from the coordinator that the code meant.
+
+    certificate, authority: PEM, from the reply. served_by: PEM of the certificate that the
+    server showed in the handshake of the very connection that brought the reply.
+    Raises IdentityError; nothing of the reply may be kept then.
+    """
+    root = from_pem(authority)
+    if not hmac.compare_digest(root.fingerprint(hashes.SHA256()), invitation.authority):
+        raise IdentityError(
+            f"the server at {invitation.address} belongs to another authority (fingerprint "
+            f"{fingerprint(root)}), not to that of the invitation ({invitation.fingerprint}); "
+            "nothing was stored; ask the coordinator's operator by telephone"
+        )
+    coordinator = from_pem(served_by)
+    check_issued(coordinator, root, role=Role.COORDINATOR, now=now)
+    mine = from_pem(certificate)
+    identity = check_issued(mine, root, role=Role.SITE, now=now)
+    if identity.name != invitation.site:
+        raise IdentityError(f"the reply names {identity}, the invitation {invitation.site}")
+    check_key(mine, key)
+    return Enrolled(certificate=mine, authority=root, coordinator=coordinator)

@@ -1,0 +1,82 @@
+"""From the site file's `data:` to a cohort fit to train on, or one line that says why not."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from primia.config.site import DataSource
+from primia.errors import DataError
+from primia.imaging.archives import read_npz
+from primia.imaging.dataset import Cohort, Films, Pool
+from primia.imaging.files import read_csv, read_folder
+from primia.imaging.split import VALIDATION_KEY, patient_split
+
+
+def load_cohort(
+    source: DataSource,
+    *,
+    classes: tuple[str, ...],
+    input_size: int,
+    min_patients: int,
+    split_key: bytes = VALIDATION_KEY,
+) -> Cohort:
+    """Read, check and split the films of one site.
+
+    classes: the plan's, in its order; input_size: edge of the square films in pixels;
+    min_patients: least number of training patients the site allows; split_key: see
+    `patient_split`, the same key gives the same split.
+
+    Raises DataError for a source that cannot be used, fewer patients than the minimum, or a
+    single class. A film that cannot be read is counted and left out.
+    """
+    pool = read_pool(source, classes=classes, input_size=input_size)
+    films = pool.films()
+    _need_patients(source, films.patient_count, films, min_patients)
+    held_out = patient_split(pool.patient_ids, source.validation_fraction, split_key)
+    train, validation = films.select(~held_out), films.select(held_out)
+    _need_patients(source, train.patient_count, films, min_patients)
+    _need_two_classes(source, train, classes)
+    warnings = [*pool.warnings, *_repeated_films(pool)]
+    missing = [name for i, name in enumerate(classes) if i not in train.labels]
+    if missing:
+        warnings.append(f"no training film of class {', '.join(missing)}")
+    if len(np.unique(validation.labels)) < len(np.unique(train.labels)):
+        warnings.append("the validation films do not show every class that is trained on")
+    return Cohort(train, validation, pool.quarantined, tuple(warnings))
+
+
+def read_pool(source: DataSource, *, classes: tuple[str, ...], input_size: int) -> Pool:
+    """All readable films of a source, not yet split. Raises DataError."""
+    readers = {"folder": read_folder, "csv": read_csv, "npz": read_npz}
+    return readers[source.kind](source, classes, input_size)
+
+
+def _need_patients(source: DataSource, train: int, films: Films, least: int) -> None:
+    if train < least:
+        raise DataError(
+            f"{source.path}: {train} patients to train on (of {films.patient_count}), the site "
+            f"file asks for at least {least}; add films of more patients"
+        )
+
+
+def _need_two_classes(source: DataSource, train: Films, classes: tuple[str, ...]) -> None:
+    present = np.unique(train.labels)
+    if present.size < 2:
+        name = classes[int(present[0])]
+        raise DataError(
+            f"{source.path}: all training films are of class {name}; at least 2 classes are "
+            "needed, add films of another class"
+        )
+
+
+def _repeated_films(pool: Pool) -> list[str]:
+    """A film under two patients is counted twice and protected once: worth a look."""
+    owners: dict[bytes, set[str]] = {}
+    for film, patient in zip(pool.pixels, pool.patient_ids.tolist(), strict=True):
+        owners.setdefault(hashlib.sha256(film.tobytes()).digest(), set()).add(patient)
+    shared = sum(len(patients) > 1 for patients in owners.values())
+    if not shared:
+        return []
+    return [f"{shared} films stand under more than one patient; check the patient ids"]

@@ -1,0 +1,137 @@
+"""The zoo: networks by name, with group statistics only, and their weights as one flat vector.
+
+Group normalisation instead of batch normalisation everywhere: batch statistics mix the films of
+several patients, and then no bound on one patient's gradient holds. Global average pooling makes
+both networks work at any input size, and makes them harder to invert than flattened features.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from primia.errors import ConfigError, PeerError
+
+FloatVector = npt.NDArray[np.float32]
+"""All parameters of a model, in the order of `model.parameters()`, shape (parameters,)."""
+
+NAMES = ("small-cnn", "resnet18-gn")
+_MIN_SIZE = 28
+_GROUPS = 32  # Wu & He, ECCV 2018; fewer where a layer is narrower
+
+
+def build(name: str, *, input_size: int, channels: int, classes: int, seed: int = 0) -> nn.Module:
+    """A fresh network in training mode on the CPU, for inputs (n, channels, size, size).
+
+    seed: fixes the initial weights (on one version of torch); torch's own generator is left as
+        it was. Not a secret and not privacy randomness.
+    Raises ConfigError for an unknown name or an input smaller than 28 px.
+    """
+    if input_size < _MIN_SIZE:
+        raise ConfigError(f"model.input_size {input_size}: {name} needs at least {_MIN_SIZE} px")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if name == "small-cnn":
+            model: nn.Module = _small_cnn(input_size, channels, classes)
+        elif name == "resnet18-gn":
+            model = _resnet18_gn(channels, classes)
+        else:
+            raise ConfigError(f"model.name {name!r}: unknown; choose one of {', '.join(NAMES)}")
+    refuse_batch_statistics(model)
+    return model
+
+
+def initial_weights(
+    name: str, *, input_size: int, channels: int, classes: int, seed: int
+) -> FloatVector:
+    """The weights that a study starts from, drawn from `seed`."""
+    model = build(name, input_size=input_size, channels=channels, classes=classes, seed=seed)
+    return flatten(model)
+
+
+def refuse_batch_statistics(model: nn.Module) -> None:
+    """Raise ConfigError naming the first module whose output for one film depends on others."""
+    for path, module in model.named_modules():
+        batch = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        running = isinstance(module, nn.modules.instancenorm._InstanceNorm) and (
+            module.track_running_stats
+        )
+        if batch or running:
+            raise ConfigError(
+                f"module {path or 'model'!r} ({type(module).__name__}) keeps statistics over a "
+                "batch, so one patient's film changes the gradients of others and no clipping "
+                "bounds it; use GroupNorm instead"
+            )
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Number of weights."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def flatten(model: nn.Module) -> FloatVector:
+    """A copy of all weights as one vector."""
+    parts = [p.detach().cpu().numpy().ravel() for p in model.parameters()]
+    return np.concatenate(parts).astype(np.float32, copy=False)
+
+
+def load_flat(model: nn.Module, vector: FloatVector) -> None:
+    """Put `vector` into `model`, in place. Raises PeerError unless float32, of the right length
+    and finite; the model is then unchanged."""
+    expected = parameter_count(model)
+    if vector.dtype != np.float32 or vector.shape != (expected,):
+        raise PeerError(
+            f"weights: got {vector.dtype} {vector.shape}, this model has float32 ({expected},); "
+            "both sides must run the same plan"
+        )
+    if not np.isfinite(vector).all():
+        raise PeerError(
+            "weights: not finite; the model diverged or was damaged, start from an earlier round"
+        )
+    start = 0
+    with torch.no_grad():
+        for p in model.parameters():
+            part = vector[start : start + p.numel()].reshape(tuple(p.shape))
+            p.copy_(torch.from_numpy(part.copy()))
+            start += p.numel()
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(_GROUPS, channels), channels)
+
+
+def _small_cnn(input_size: int, channels: int, classes: int) -> nn.Sequential:
+    """Stages of 3x3 convolution, GroupNorm, ReLU, halving; 14 k weights, 24 k from 48 px on.
+
+    Noise grows with the square root of the number of weights and a hospital has some hundred
+    patients: a small network is the accurate one here, not only the fast one.
+    """
+    widths = (16, 32, 32) if input_size < 48 else (16, 32, 32, 32)
+    layers: list[nn.Module] = []
+    before = channels
+    for width in widths:
+        layers += [
+            nn.Conv2d(before, width, 3, padding=1),
+            nn.GroupNorm(width // 4, width),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ]
+        before = width
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes)]
+    return nn.Sequential(*layers)
+
+
+def _resnet18_gn(channels: int, classes: int) -> nn.Module:
+    """torchvision's ResNet-18 (He et al., CVPR 2016) with GroupNorm and a stem for `channels`."""
+    from primia.learning.vision import resnet18  # late: half a second that the small CNN saves
+
+    model: nn.Module = resnet18(weights=None, norm_layer=_group_norm, num_classes=classes)
+    if channels != 3:
+        stem = nn.Conv2d(channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+        model.conv1 = stem
+    return model

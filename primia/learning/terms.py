@@ -1,0 +1,102 @@
+"""From a study plan to what one site does in a round, and what that costs; no torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from primia.config.plan import StudyPlan
+from primia.errors import ConfigError
+from primia.privacy import DpSgd, calibrate_noise, epsilon
+
+
+def noise_multiplier(plan: StudyPlan) -> float | None:
+    """The noise of `plan`: as written, or calibrated to its target over all rounds.
+
+    None for `privacy: none`. A pure function of the plan: coordinator and sites find the same.
+    Raises ConfigError when the target cannot be reached, or contradicts the noise beside it.
+    """
+    if plan.privacy == "none":
+        return None
+    rate = plan.training.patient_sampling_rate
+    steps = plan.training.local_steps * plan.rounds
+    delta, target, given = (
+        plan.privacy.delta,
+        plan.privacy.target_epsilon,
+        plan.privacy.noise_multiplier,
+    )
+    if given is None:
+        if target is None:
+            raise ConfigError("privacy: give noise_multiplier or target_epsilon")
+        return calibrate_noise(rate, steps, delta, target)
+    if target is not None:
+        reached = epsilon([DpSgd(rate, given, steps)], delta)
+        if reached > target:
+            raise ConfigError(
+                f"privacy.noise_multiplier {given} gives epsilon {reached:.3f} over the study, "
+                f"above target_epsilon {target}; raise the noise or remove one of the two"
+            )
+    return given
+
+
+def round_mechanism(plan: StudyPlan) -> DpSgd | None:
+    """What one site releases in one round; None for `privacy: none`."""
+    noise = noise_multiplier(plan)
+    if noise is None:
+        return None
+    return DpSgd(plan.training.patient_sampling_rate, noise, plan.training.local_steps)
+
+
+def study_mechanism(plan: StudyPlan) -> DpSgd | None:
+    """What one site releases over all rounds, when no round has to be trained twice."""
+    noise = noise_multiplier(plan)
+    if noise is None:
+        return None
+    steps = plan.training.local_steps * plan.rounds
+    return DpSgd(plan.training.patient_sampling_rate, noise, steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Privacy:
+    """Clip and noise of one step: sensitivity `clip_norm`, noise `noise_multiplier · clip_norm`."""
+
+    clip_norm: float
+    noise_multiplier: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalTerms:
+    """Everything that decides one site's work in one round; all of it from the signed plan."""
+
+    model: str
+    input_size: int
+    channels: int
+    classes: int
+    sampling_rate: float
+    local_steps: int
+    expected_patients: float
+    max_films_per_patient: int
+    learning_rate: float
+    momentum: float
+    privacy: Privacy | None
+
+    @classmethod
+    def of(cls, plan: StudyPlan) -> Self:
+        """The terms of `plan`. Raises ConfigError as `noise_multiplier` does."""
+        noise = noise_multiplier(plan)
+        privacy = None
+        if plan.privacy != "none" and noise is not None:
+            privacy = Privacy(clip_norm=plan.privacy.clip_norm, noise_multiplier=noise)
+        return cls(
+            model=plan.model.name,
+            input_size=plan.model.input_size,
+            channels=plan.model.channels,
+            classes=len(plan.model.classes),
+            sampling_rate=plan.training.patient_sampling_rate,
+            local_steps=plan.training.local_steps,
+            expected_patients=plan.training.expected_patients,
+            max_films_per_patient=plan.training.max_films_per_patient,
+            learning_rate=plan.training.learning_rate,
+            momentum=plan.training.momentum,
+            privacy=privacy,
+        )

@@ -1,0 +1,414 @@
+"""One aggregation round as the coordinator sees it: events in, commands out.
+
+No socket, no clock, no thread: time comes in with each event, and the driver carries out the
+commands it gets back, in order. An event that is refused raises PeerError and changes nothing.
+
+    phase           waits for            from                      goes on with at least
+    --------------  -------------------  ------------------------  ------------------------
+    TRAINING        Ready                invited                   quorum
+    KEYS            KeyAdvert            cohort (the ready)        max(t(cohort), quorum)
+    SHARES          SealedShares         those who advertised: n   max(t(n), quorum)
+    MASKED_UPDATE   UpdateArrived        those who shared          max(t(n), quorum)
+    SURVIVORS       SurvivorSignature    those who arrived         t(n)
+    UNMASKING       RevealedShares       those who signed          t(n)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from primia.errors import PeerError, RoundFailed
+from primia.protocol.events import (
+    Abort,
+    Answered,
+    Command,
+    Commit,
+    Dropped,
+    Event,
+    Phase,
+    Progress,
+    RoundTerms,
+    SiteLost,
+    Tell,
+    Tick,
+    UpdateArrived,
+)
+from primia.protocol.messages import (
+    AdvertiseKeys,
+    Answer,
+    Closed,
+    Declined,
+    Instruction,
+    KeyAdvert,
+    Outcome,
+    Ready,
+    Reveal,
+    RevealedShares,
+    SealedShares,
+    SendMasked,
+    ShareSecrets,
+    SignSurvivors,
+    SurvivorSignature,
+    Train,
+)
+from primia.protocol.session import (
+    advert_statement,
+    session_id,
+    survivor_statement,
+    threshold,
+)
+from primia.protocol.unmasking import MaskedSum, unmask
+from primia.secagg.keys import KEY_BYTES, check_public_key
+from primia.secagg.sealing import SEALED_BYTES
+from primia.secagg.shares import SHARE_BYTES
+from primia.types import Ring, SiteId
+
+AWAITED: Mapping[Phase, type] = {
+    Phase.TRAINING: Ready,
+    Phase.KEYS: KeyAdvert,
+    Phase.SHARES: SealedShares,
+    Phase.MASKED_UPDATE: UpdateArrived,
+    Phase.SURVIVORS: SurvivorSignature,
+    Phase.UNMASKING: RevealedShares,
+    Phase.DONE: type(None),
+    Phase.ABORTED: type(None),
+}
+"""The one kind of answer each phase takes; Declined is taken in all but the final ones."""
+
+FINAL = (Phase.DONE, Phase.ABORTED)
+
+
+class CoordinatorRound:
+    """One attempt at one round. `start` once, then `handle` each event.
+
+    Holds one vector, whatever the number of sites: updates are summed as they arrive.
+    """
+
+    def __init__(self, terms: RoundTerms, now: float) -> None:
+        self.terms = terms
+        self.phase = Phase.TRAINING
+        self.contributors: tuple[SiteId, ...] = ()
+        self._expected: set[SiteId] = set(terms.invited)
+        self._answered: set[SiteId] = set()
+        self._dropped: dict[SiteId, Dropped] = {}
+        self._told: dict[SiteId, Instruction] = {}
+        self._phase_began = self._active_at = now
+        self._quorum_at: float | None = None
+        self._cohort: tuple[SiteId, ...] = ()
+        self._session = b""
+        # Everything taken so far, by kind and site: what a repeat is compared with. Of a
+        # vector only its SHA-256 is kept.
+        self._taken: dict[tuple[type, SiteId], Answer | bytes] = {}
+        self._adverts: dict[SiteId, KeyAdvert] = {}
+        self._sealed: dict[SiteId, SealedShares] = {}
+        self._signatures: dict[SiteId, bytes] = {}
+        self._revealed: dict[SiteId, RevealedShares] = {}
+        self._masked_among: tuple[SiteId, ...] = ()
+        self._sum: Ring = np.zeros(0, np.uint32)
+
+    def __repr__(self) -> str:
+        return f"CoordinatorRound({self.terms.round}, phase={self.phase.value!r})"
+
+    # --- what the driver and the status page may read ---
+
+    @property
+    def answered(self) -> tuple[SiteId, ...]:
+        """Who has answered in this phase."""
+        return tuple(sorted(self._answered))
+
+    @property
+    def waiting_for(self) -> tuple[SiteId, ...]:
+        """Who is still expected to answer in this phase."""
+        return tuple(sorted(self._expected - self._answered))
+
+    @property
+    def dropped(self) -> tuple[Dropped, ...]:
+        """Who fell out, by site; a site that gave wrong shares is listed too."""
+        return tuple(self._dropped[s] for s in sorted(self._dropped))
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When a Tick will have something to decide; None once the round is over."""
+        if self.phase in FINAL:
+            return None
+        hard = self._phase_began + self.terms.deadline_s
+        if self.phase is not Phase.TRAINING:
+            return min(hard, self._active_at + self.terms.stage_timeout_s)
+        if self._quorum_at is not None:
+            return min(hard, self._quorum_at + self.terms.grace_s)
+        return hard
+
+    def instruction_for(self, site: SiteId) -> Instruction | None:
+        """What `site` should be doing now; None if it has nothing to do but wait.
+
+        The same instruction again for a site that lost its connection, and Closed at the end.
+        """
+        if self.phase not in FINAL and site not in self._expected - self._answered:
+            return None
+        return self._told.get(site)
+
+    # --- the machine ---
+
+    def start(self) -> list[Command]:
+        """The first commands: every invited site is told to train."""
+        return self._tell({s: Train(self.terms.round) for s in self.terms.invited})
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        """Take one event at time `now` (seconds, never going back); returns what to do.
+
+        Raises PeerError, with nothing changed, for an answer that is refused.
+        """
+        match event:
+            case Answered(site, answer):
+                accepted = self._take(site, answer)
+            case UpdateArrived(site, masked):
+                accepted = self._take_update(site, masked)
+            case Progress(site):
+                accepted = site in self._expected - self._answered
+            case SiteLost(site):
+                accepted = self._drop(site, "struck from the roster")
+            case Tick():
+                accepted = False
+        if accepted:
+            self._active_at = now
+        return self._advance(now)
+
+    def _take(self, site: SiteId, answer: Answer) -> bool:
+        """Check and store one answer; False if it is a repeat. Raises PeerError."""
+        if answer.round != self.terms.round:
+            raise PeerError(f"{site} answered for another round; it should ask again")
+        kind = type(answer)
+        if (kind, site) in self._taken:
+            self._refuse_unless_same(kind, site, answer)
+            return False
+        if isinstance(answer, Declined):
+            self._refuse_unless_awaited(site, AWAITED[self.phase])
+            self._taken[kind, site] = answer
+            return self._drop(site, f"declined: {answer.reason}")
+        if self.phase is Phase.DONE and kind is RevealedShares and site in self._expected:
+            return False  # it was asked for, and t others were faster
+        self._refuse_unless_awaited(site, kind)
+        match answer:
+            case KeyAdvert():
+                self._check_advert(site, answer)
+                self._adverts[site] = answer
+            case SealedShares():
+                self._check_sealed(site, answer)
+                self._sealed[site] = answer
+            case SurvivorSignature():
+                self._check_signature(site, answer)
+                self._signatures[site] = answer.signature
+            case RevealedShares():
+                self._check_revealed(site, answer)
+                self._revealed[site] = answer
+        self._taken[kind, site] = answer
+        self._answered.add(site)
+        return True
+
+    def _take_update(self, site: SiteId, masked: Ring) -> bool:
+        """Fold one masked vector into the sum; False if it is a repeat. Raises PeerError."""
+        if masked.dtype != np.uint32 or masked.shape != (self.terms.vector_length,):
+            raise PeerError(
+                f"vector of {site}: got {masked.dtype}{masked.shape}, need "
+                f"uint32({self.terms.vector_length},); check that both sides run one version"
+            )
+        digest = hashlib.sha256(np.ascontiguousarray(masked).data).digest()
+        if (UpdateArrived, site) in self._taken:
+            self._refuse_unless_same(UpdateArrived, site, digest)
+            return False
+        self._refuse_unless_awaited(site, UpdateArrived)
+        self._sum += masked  # unsigned, so it wraps modulo 2^32
+        self._taken[UpdateArrived, site] = digest
+        self._answered.add(site)
+        return True
+
+    def _refuse_unless_same(self, kind: type, site: SiteId, again: Answer | bytes) -> None:
+        if self._taken[kind, site] != again:
+            raise PeerError(f"{site} sent a second, different {kind.__name__}; the first stands")
+
+    def _refuse_unless_awaited(self, site: SiteId, kind: type) -> None:
+        if kind is not AWAITED[self.phase] or self.phase in FINAL:
+            raise PeerError(
+                f"{kind.__name__} of {site} came while the round is at {self.phase.value}; "
+                "wait for the next instruction"
+            )
+        if site not in self._expected - self._answered:
+            raise PeerError(f"{site} is not awaited at {self.phase.value}; wait for the next round")
+
+    # --- checks of one answer, each raising PeerError ---
+
+    def _check_advert(self, site: SiteId, advert: KeyAdvert) -> None:
+        if advert.site != site or len(advert.seed_commitment) != KEY_BYTES:
+            raise PeerError(f"keys of {site}: malformed; check that both sides run one version")
+        check_public_key(advert.mask_key)
+        check_public_key(advert.seal_key)
+        if not self.terms.verify(site, advert_statement(advert, self._cohort), advert.signature):
+            raise PeerError(f"keys of {site}: the signature does not hold; check its certificate")
+
+    def _check_sealed(self, site: SiteId, answer: SealedShares) -> None:
+        self._check_session(site, answer.session)
+        if set(answer.sealed) != set(self._adverts) - {site} or any(
+            len(c) != SEALED_BYTES for c in answer.sealed.values()
+        ):
+            raise PeerError(f"sealed shares of {site}: not one for each other site")
+
+    def _check_signature(self, site: SiteId, answer: SurvivorSignature) -> None:
+        self._check_session(site, answer.session)
+        statement = survivor_statement(self._session, self._masked_among, self.contributors)
+        if not self.terms.verify(site, statement, answer.signature):
+            raise PeerError(f"survivor list of {site}: the signature does not hold")
+
+    def _check_revealed(self, site: SiteId, answer: RevealedShares) -> None:
+        self._check_session(site, answer.session)
+        lost = set(self._masked_among) - set(self.contributors)
+        if set(answer.self_seeds) != set(self.contributors) or set(answer.mask_keys) != lost:
+            raise PeerError(f"shares of {site}: not one kind for each peer as signed")
+        if any(
+            len(s) != SHARE_BYTES for m in (answer.self_seeds, answer.mask_keys) for s in m.values()
+        ):
+            raise PeerError(f"shares of {site}: malformed")
+
+    def _check_session(self, site: SiteId, session: bytes) -> None:
+        if session != self._session:
+            raise PeerError(f"{site} answered for another session; it should drop this round")
+
+    # --- moving on ---
+
+    @property
+    def _needed(self) -> int:
+        """How many must answer in this phase for the round to go on."""
+        quorum = self.terms.quorum
+        match self.phase:
+            case Phase.TRAINING:
+                return quorum
+            case Phase.KEYS:
+                return max(threshold(len(self._cohort)), quorum)
+            case Phase.SHARES | Phase.MASKED_UPDATE:
+                return max(threshold(len(self._adverts)), quorum)
+            case _:
+                return threshold(len(self._adverts))
+
+    def _advance(self, now: float) -> list[Command]:
+        """Decide whether this phase is over; at most one phase is left per event."""
+        if self.phase in FINAL:
+            return []
+        if len(self._answered) < self._needed:
+            self._quorum_at = None
+            if len(self._expected) < self._needed:
+                return self._abort("too few sites are left")
+            return self._abort("time ran out") if self._time_is_up(now) else []
+        if self._quorum_at is None:
+            self._quorum_at = now
+        if self.phase is Phase.UNMASKING:
+            return self._finish(now)
+        if self._answered < self._expected and not self._time_is_up(now):
+            return []
+        for site in self._expected - self._answered:
+            self._drop(site, "no answer in time")
+        return self._enter_next(now)
+
+    def _time_is_up(self, now: float) -> bool:
+        deadline = self.next_deadline
+        return deadline is not None and now >= deadline
+
+    def _enter_next(self, now: float) -> list[Command]:
+        came = tuple(sorted(self._answered))
+        round_id = self.terms.round
+        order: dict[SiteId, Instruction] = {}
+        match self.phase:
+            case Phase.TRAINING:
+                self._cohort = came
+                order = {s: AdvertiseKeys(round_id, came) for s in came}
+                self.phase = Phase.KEYS
+            case Phase.KEYS:
+                adverts = tuple(self._adverts[s] for s in came)
+                self._adverts = {a.site: a for a in adverts}
+                self._session = session_id(round_id, self._cohort, adverts)
+                order = {s: ShareSecrets(round_id, adverts) for s in came}
+                self.phase = Phase.SHARES
+            case Phase.SHARES:
+                self._masked_among = came
+                self._sum = np.zeros(self.terms.vector_length, np.uint32)
+                order = {s: self._sealed_for(s) for s in came}
+                self._sealed.clear()
+                self.phase = Phase.MASKED_UPDATE
+            case Phase.MASKED_UPDATE:
+                self.contributors = came
+                order = {s: SignSurvivors(round_id, self._session, came) for s in came}
+                self.phase = Phase.SURVIVORS
+            case _:
+                signed = {s: self._signatures[s] for s in came}
+                order = {s: Reveal(round_id, self._session, signed) for s in came}
+                self.phase = Phase.UNMASKING
+        self._expected = set(came) - set(self._dropped)
+        self._answered = set()
+        self._quorum_at = None
+        self._phase_began = self._active_at = now
+        return self._tell(order)
+
+    def _sealed_for(self, site: SiteId) -> SendMasked:
+        sealed = {s: self._sealed[s].sealed[site] for s in self._masked_among if s != site}
+        return SendMasked(self.terms.round, self._session, sealed)
+
+    def _finish(self, now: float) -> list[Command]:
+        """Unmask with the shares at hand; if one is wrong, wait for more while they may come."""
+        masked = MaskedSum(
+            session=self._session,
+            total=self._sum,
+            adverts=self._adverts,
+            masked_among=self._masked_among,
+            survivors=self.contributors,
+        )
+        try:
+            wrong = unmask(masked, self._revealed)
+        except RoundFailed as err:
+            if self._answered < self._expected and not self._time_is_up(now):
+                return []
+            return self._abort(str(err))
+        for site in wrong:
+            self._dropped[site] = Dropped(site, self.phase, "revealed a wrong share")
+        self.phase = Phase.DONE
+        commit = Commit(self._sum, self.contributors)
+        return [commit, *self._close(Outcome.COMMITTED, "")]
+
+    def _abort(self, why: str) -> list[Command]:
+        missing = self.waiting_for
+        absent = tuple(sorted({*missing, *self._dropped}))
+        reason = (
+            f"{why} at {self.phase.value}: {len(self._answered)} answered, {self._needed} needed"
+            f"; missing: {', '.join(absent) or 'none'}"
+        )
+        for site in missing:
+            self._drop(site, "no answer in time")
+        self.phase = Phase.ABORTED
+        self.contributors = ()
+        return [Abort(reason, absent), *self._close(Outcome.ABORTED, reason)]
+
+    def _close(self, outcome: Outcome, reason: str) -> list[Command]:
+        """Forget what the round was made of and let every invited site do the same."""
+        self._sum = np.zeros(0, np.uint32)
+        self._revealed.clear()
+        closed = Closed(self.terms.round, outcome, reason)
+        return self._tell(dict.fromkeys(self.terms.invited, closed))
+
+    def _tell(self, order: Mapping[SiteId, Instruction]) -> list[Command]:
+        self._told = dict(order)
+        return [Tell(site, order[site]) for site in sorted(order)]
+
+    def _drop(self, site: SiteId, reason: str) -> bool:
+        """Stop waiting for `site`; False if it is not in the round (any more).
+
+        A vector that is already in the sum stays there: it came while the site was enrolled,
+        and one vector cannot be taken out again.
+        """
+        if site not in self._expected or self.phase in FINAL:
+            return False
+        self._dropped[site] = Dropped(site, self.phase, reason)
+        if self.phase is Phase.MASKED_UPDATE and site in self._answered:
+            return True  # it stays among the contributors, and is not asked for anything more
+        self._expected.discard(site)
+        self._answered.discard(site)
+        return True

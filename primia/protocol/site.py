@@ -1,0 +1,377 @@
+"""One aggregation round as one site sees it: instructions in, commands out.
+
+The coordinator is not trusted: each instruction is checked against what this site knows by
+itself (its own floor, the roster of the signed plan, its peers' certificates), and the one
+thing that could open a peer, giving both kinds of share, cannot be asked for.
+
+    phase       instruction it takes    what leaves
+    ----------  ----------------------  ------------------------------
+    FRESH       Train                   -
+    TRAINING    (UpdateReady)           Ready
+    READY       AdvertiseKeys           KeyAdvert
+    ADVERTISED  ShareSecrets            SealedShares
+    SHARED      SendMasked              the masked vector
+    UPLOADED    SignSurvivors           SurvivorSignature
+    SIGNED      Reveal                  RevealedShares, then no secret is left
+    REVEALED    Closed (in any phase)   -
+
+A repeated identical instruction gets the same commands again, from memory. An instruction that
+breaks the rules raises, and ends this round at this site: its secrets are forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from enum import StrEnum
+
+import numpy as np
+
+from primia.errors import PeerError, PolicyRefused
+from primia.protocol.messages import (
+    AdvertiseKeys,
+    Answer,
+    Closed,
+    Declined,
+    Instruction,
+    KeyAdvert,
+    Ready,
+    Reveal,
+    RevealedShares,
+    RoundId,
+    SealedShares,
+    SendMasked,
+    ShareSecrets,
+    SignSurvivors,
+    SurvivorSignature,
+    Train,
+)
+from primia.protocol.session import (
+    SMALLEST_COHORT,
+    advert_statement,
+    session_id,
+    survivor_statement,
+    threshold,
+)
+from primia.protocol.site_events import (
+    CannotTakePart,
+    Command,
+    Forget,
+    KeysMade,
+    Remember,
+    Send,
+    SharesRevealed,
+    SiteEvent,
+    SurvivorsSigned,
+    TrainLocally,
+    UpdateReady,
+    Upload,
+)
+from primia.protocol.site_secrets import Entropy, SiteSecrets
+from primia.secagg.keys import KEY_BYTES, check_public_key
+from primia.types import Ring, SiteId
+
+
+class SitePhase(StrEnum):
+    """How far this site has come; the last three are final."""
+
+    FRESH = "fresh"
+    TRAINING = "training"
+    READY = "ready"
+    ADVERTISED = "keys advertised"
+    SHARED = "secrets shared"
+    UPLOADED = "uploaded"
+    SIGNED = "survivors signed"
+    REVEALED = "shares revealed"
+    DECLINED = "declined"
+    REFUSED = "refused"
+    CLOSED = "closed"
+
+
+TAKES: Mapping[type, SitePhase] = {
+    Train: SitePhase.FRESH,
+    AdvertiseKeys: SitePhase.READY,
+    ShareSecrets: SitePhase.ADVERTISED,
+    SendMasked: SitePhase.SHARED,
+    SignSurvivors: SitePhase.UPLOADED,
+    Reveal: SitePhase.SIGNED,
+}
+"""The phase in which each instruction is new; Closed is taken in all."""
+
+
+class SiteRound:
+    """One attempt at one round at site `me`.
+
+    floor: the site's own smallest cohort, at least 3; the coordinator cannot lower it.
+    roster: the sites of the signed plan. verify(site, statement, signature) must check against
+    the certificate that the study authority issued to that site.
+    entropy(n): n bytes from the operating system.
+    last_attempt: the highest attempt in the remembered `KeysMade`.
+    signed_before: the survivors of a remembered `SurvivorsSigned` for this same update, if any:
+    two sums over different sites would give away the difference.
+    """
+
+    def __init__(
+        self,
+        *,
+        me: SiteId,
+        round: RoundId,
+        floor: int,
+        roster: Collection[SiteId],
+        sign: Callable[[bytes], bytes],
+        verify: Callable[[SiteId, bytes, bytes], bool],
+        entropy: Entropy,
+        last_attempt: int = 0,
+        signed_before: Collection[SiteId] | None = None,
+    ) -> None:
+        if floor < SMALLEST_COHORT or me not in roster:
+            raise ValueError(f"floor {floor} (at least {SMALLEST_COHORT}), {me} in the roster")
+        self.me = me
+        self.round = round
+        self.phase = SitePhase.FRESH
+        self._floor = floor
+        self._roster = frozenset(roster)
+        self._sign, self._verify, self._entropy = sign, verify, entropy
+        self._last_attempt = last_attempt
+        self._signed_before = None if signed_before is None else frozenset(signed_before)
+        self._answers: dict[type, tuple[Instruction, list[Command]]] = {}
+        self._vector: Ring | None = None
+        self._secrets: SiteSecrets | None = None
+        self._cohort: tuple[SiteId, ...] = ()
+        self._advert: KeyAdvert | None = None
+        self._adverts: dict[SiteId, KeyAdvert] = {}
+        self._session = b""
+        self._masked_among: tuple[SiteId, ...] = ()
+        self._survivors: tuple[SiteId, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"SiteRound({self.me}, {self.round}, phase={self.phase.value!r})"
+
+    def handle(self, event: SiteEvent) -> list[Command]:
+        """Take one instruction or local event; returns commands to carry out in order.
+
+        Raises PeerError (the coordinator or a peer broke the protocol) or PolicyRefused (this
+        site's own rules say no). Nothing leaves then; answer the coordinator with Declined.
+        """
+        if isinstance(event, UpdateReady):
+            return self._update_ready(event.vector)
+        if isinstance(event, CannotTakePart):
+            return self._decline(event.reason)
+        if event.round != self.round:
+            raise PeerError(f"{type(event).__name__} for another round; nothing was answered")
+        if isinstance(event, Closed):
+            self._forget(SitePhase.CLOSED)
+            return [Forget()]
+        return self._instructed(event)
+
+    def _instructed(self, instruction: Instruction) -> list[Command]:
+        kind = type(instruction)
+        if kind in self._answers:
+            earlier, commands = self._answers[kind]
+            if earlier == instruction:
+                return commands
+            self._forget(SitePhase.REFUSED)
+            raise PeerError(f"a second, different {kind.__name__} in one round; round left")
+        if self.phase is not TAKES[kind]:
+            raise PeerError(f"{kind.__name__} came while this site is at {self.phase.value}")
+        try:
+            commands = self._carry_out(instruction)
+        except (PeerError, PolicyRefused):
+            self._forget(SitePhase.REFUSED)
+            raise
+        # A repeated Train while the work goes on must not start it twice.
+        self._answers[kind] = (instruction, [] if kind is Train else commands)
+        return commands
+
+    def _carry_out(self, instruction: Instruction) -> list[Command]:
+        match instruction:
+            case Train():
+                self.phase = SitePhase.TRAINING
+                return [TrainLocally(self.round)]
+            case AdvertiseKeys(cohort=cohort):
+                return self._advertise(cohort)
+            case ShareSecrets(adverts=adverts):
+                return self._share(adverts)
+            case SendMasked(session=session, sealed=sealed):
+                self._check_session(session)
+                return self._mask(sealed)
+            case SignSurvivors(session=session, survivors=survivors):
+                self._check_session(session)
+                return self._sign_survivors(survivors)
+            case Reveal(session=session, signatures=signatures):
+                self._check_session(session)
+                return self._reveal(signatures)
+            case _:
+                raise PeerError(f"{type(instruction).__name__} is no instruction of a round")
+
+    # --- local work ---
+
+    def _update_ready(self, vector: Ring) -> list[Command]:
+        """Also taken before Train: a restarted worker may have the update on disk already."""
+        if self.phase not in (SitePhase.FRESH, SitePhase.TRAINING):
+            raise PeerError(f"an update came while this site is at {self.phase.value}")
+        if vector.dtype != np.uint32 or vector.ndim != 1 or not vector.flags.writeable:
+            raise ValueError(f"vector: {vector.dtype}{vector.shape}; need flat, writable uint32")
+        self._vector = np.ascontiguousarray(vector)
+        return self._local_answer(Ready(self.round), SitePhase.READY)
+
+    def _decline(self, reason: str) -> list[Command]:
+        if self.phase not in (SitePhase.FRESH, SitePhase.TRAINING):
+            raise PeerError(f"too late to decline: this site is at {self.phase.value}")
+        return self._local_answer(Declined(self.round, reason), SitePhase.DECLINED)
+
+    def _local_answer(self, answer: Answer, phase: SitePhase) -> list[Command]:
+        """From now on, Train is answered with this instead of more training."""
+        self.phase = phase
+        commands: list[Command] = [Send(answer)]
+        self._answers[Train] = (Train(self.round), commands)
+        return commands
+
+    # --- keys ---
+
+    def _advertise(self, cohort: tuple[SiteId, ...]) -> list[Command]:
+        self._check_names("cohort", cohort, within=self._roster, least=self._floor)
+        if self.round.attempt <= self._last_attempt:
+            raise PolicyRefused(
+                f"attempt {self.round.attempt} is not above {self._last_attempt}, for which keys "
+                "were made already; start a new attempt"
+            )
+        if self._signed_before is not None and not self._signed_before <= set(cohort):
+            raise PolicyRefused(
+                "this update was signed for a sum with other sites already; it joins only those"
+            )
+        self._cohort = cohort
+        secrets = SiteSecrets.make(self.me, self._entropy)
+        unsigned = secrets.advert(self.round)
+        signature = self._sign(advert_statement(unsigned, cohort))
+        self._secrets = secrets
+        self._advert = replace(unsigned, signature=signature)
+        self.phase = SitePhase.ADVERTISED
+        return [Remember(KeysMade(self.round)), Send(self._advert)]
+
+    # --- shares ---
+
+    def _share(self, adverts: tuple[KeyAdvert, ...]) -> list[Command]:
+        secrets = self._need_secrets()
+        names = tuple(a.site for a in adverts)
+        least = max(self._floor, threshold(len(self._cohort)))
+        self._check_names("key list", names, within=self._cohort, least=least)
+        for advert in adverts:
+            self._check_advert(advert)
+        if len({key for a in adverts for key in (a.mask_key, a.seal_key)}) < 2 * len(adverts):
+            raise PeerError("two advertised keys are the same; round left")
+        self._adverts = {a.site: a for a in adverts}
+        self._session = session_id(self.round, self._cohort, adverts)
+        sealed = secrets.share(self._adverts, session=self._session, entropy=self._entropy)
+        self.phase = SitePhase.SHARED
+        return [Send(SealedShares(self.round, self._session, sealed))]
+
+    def _check_advert(self, advert: KeyAdvert) -> None:
+        if advert.site == self.me:
+            if advert != self._advert:
+                raise PeerError("the coordinator changed this site's own keys; round left")
+            return
+        if advert.round != self.round or len(advert.seed_commitment) != KEY_BYTES:
+            raise PeerError(f"keys of {advert.site} are for another round or malformed; round left")
+        check_public_key(advert.mask_key)
+        check_public_key(advert.seal_key)
+        if not self._verify(advert.site, advert_statement(advert, self._cohort), advert.signature):
+            raise PeerError(
+                f"keys of {advert.site}: its signature does not hold for this round, model and "
+                "cohort; round left"
+            )
+
+    # --- the masked vector ---
+
+    def _mask(self, sealed: Mapping[SiteId, bytes]) -> list[Command]:
+        secrets, vector = self._need_secrets(), self._vector
+        if vector is None:
+            raise PeerError("there is no update to mask; round left")
+        among = tuple(sorted({*sealed, self.me}))
+        least = max(self._floor, threshold(len(self._adverts)))
+        if self.me in sealed:
+            raise PeerError("the coordinator sent this site shares of itself; round left")
+        self._check_names("mask partners", among, within=self._adverts, least=least)
+        secrets.take_shares(sealed, self._adverts, session=self._session)
+        self._masked_among = among
+        secrets.mask_in_place(vector, among, self._adverts, session=self._session)
+        vector.flags.writeable = False
+        self.phase = SitePhase.UPLOADED
+        return [Upload(vector)]
+
+    # --- survivors and opening ---
+
+    def _sign_survivors(self, survivors: tuple[SiteId, ...]) -> list[Command]:
+        least = max(self._floor, threshold(len(self._adverts)))
+        self._check_names("survivors", survivors, within=self._masked_among, least=least)
+        if self._signed_before is not None and self._signed_before != set(survivors):
+            raise PolicyRefused(
+                "this update was signed for a sum with other sites already; two such sums would "
+                "give away the difference"
+            )
+        self._survivors = survivors
+        signature = self._sign(survivor_statement(self._session, self._masked_among, survivors))
+        self.phase = SitePhase.SIGNED
+        return [
+            Remember(SurvivorsSigned(self.round, self._session, survivors)),
+            Send(SurvivorSignature(self.round, self._session, signature)),
+        ]
+
+    def _reveal(self, signatures: Mapping[SiteId, bytes]) -> list[Command]:
+        secrets = self._need_secrets()
+        needed = threshold(len(self._adverts))
+        if not set(signatures) <= set(self._survivors) or len(signatures) < needed:
+            raise PeerError(
+                f"{len(signatures)} signatures for the survivors, need {needed} of them; round left"
+            )
+        statement = survivor_statement(self._session, self._masked_among, self._survivors)
+        for site, signature in signatures.items():
+            if not self._verify(site, statement, signature):
+                raise PeerError(f"{site} did not sign the survivors this site signed; round left")
+        lost = tuple(s for s in self._masked_among if s not in self._survivors)
+        opened = RevealedShares(
+            self.round,
+            self._session,
+            self_seeds=secrets.seed_shares(self._survivors),
+            mask_keys=secrets.key_shares(lost),
+        )
+        self._secrets = None  # each peer was opened one way; the other way is gone for good
+        self.phase = SitePhase.REVEALED
+        return [
+            Remember(SharesRevealed(self.round, self._session, self._survivors, lost)),
+            Send(opened),
+        ]
+
+    # --- small things ---
+
+    def _check_names(
+        self, what: str, names: tuple[SiteId, ...], *, within: Collection[SiteId], least: int
+    ) -> None:
+        """A sorted list without repeats, of known sites, with this one, and long enough."""
+        if list(names) != sorted(set(names)):
+            raise PeerError(f"{what}: not sorted or a site twice; round left")
+        strangers = set(names) - set(within)
+        if strangers:
+            raise PeerError(f"{what}: {', '.join(sorted(strangers))} does not belong; round left")
+        if self.me not in names:
+            raise PeerError(f"{what}: this site is not in it; round left")
+        if len(names) < least:
+            raise PolicyRefused(
+                f"{what}: {len(names)} sites, this site's rules ask for {least}; invite more sites"
+            )
+
+    def _check_session(self, session: bytes) -> None:
+        if session != self._session:
+            raise PeerError("the instruction is for another session; round left")
+
+    def _need_secrets(self) -> SiteSecrets:
+        if self._secrets is None:
+            raise PeerError("this site holds no keys for the round; round left")
+        return self._secrets
+
+    def _forget(self, phase: SitePhase) -> None:
+        """Drop every secret, vector and answer of the round."""
+        self.phase = phase
+        self._secrets = None
+        self._vector = None
+        self._answers.clear()

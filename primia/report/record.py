@@ -1,0 +1,157 @@
+"""What the coordinator knows of a study: the one source of `result.json` and the report.
+
+Only facts that may leave the hospitals: masked sums, names of sites, digests, times. Plain frozen
+data; `to_json` and `from_json` are inverse.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from primia.errors import DataError
+
+SCHEMA = "primia-result/1"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Quality of one global model on all validation films of the sites in the sum."""
+
+    films: int
+    sites: tuple[str, ...]  # whose films are in the sum
+    loss: float  # mean cross entropy, nats
+    auc: float  # binary, or macro mean of one against the rest
+    auc_per_class: tuple[float, ...]
+    accuracy: float
+    balanced_accuracy: float
+    confusion: tuple[tuple[int, ...], ...]  # row: truth, column: prediction
+    roc: tuple[tuple[tuple[float, float], ...], ...]  # per class: (false, true positive rate)
+
+
+@dataclass(frozen=True)
+class Absence:
+    """A site that is not in a round's sum, where it was lost, and why."""
+
+    site: str
+    phase: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt at a round; exactly one attempt of each round is committed."""
+
+    attempt: int
+    number: int
+    kind: str  # train | evaluate
+    outcome: str  # committed | aborted | open
+    reason: str
+    contributors: tuple[str, ...]
+    absent: tuple[Absence, ...]
+    opened_at: float  # seconds since 1970, UTC
+    closed_at: float | None
+    update_norm: float | None  # L2 of the mean update, committed training rounds only
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """One global model: 0 is the initial one, r the one that round r made."""
+
+    number: int
+    digest: str
+    scores: Scores | None  # None until a later round has evaluated it
+
+
+@dataclass(frozen=True)
+class SiteRecord:
+    """One hospital, as the coordinator sees it; the hospital's own ledger decides.
+
+    rounds_charged: training rounds for which it had an update ready, also in attempts that
+        aborted. epsilon: what the plan prices for those; None without differential privacy.
+    """
+
+    site: str
+    certificate: str  # SHA-256 fingerprint
+    enrolled_at: float
+    struck_at: float | None
+    rounds_contributed: int
+    rounds_charged: int
+    epsilon: float | None
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """A study, whole."""
+
+    study: str
+    state: str  # running | finished | stopped
+    plan: dict[str, Any]  # as signed
+    plan_digest: str
+    planned_epsilon: float | None  # a site's ε if it takes part in every round, None without DP
+    delta: float | None
+    parameters: int
+    attempts: tuple[Attempt, ...]
+    models: tuple[ModelRecord, ...]
+    best: int | None  # number of the model with the highest AUC
+    sites: tuple[SiteRecord, ...]
+    versions: dict[str, str]
+    written_at: float
+    schema: str = SCHEMA
+
+    @property
+    def committed(self) -> tuple[Attempt, ...]:
+        """The committed training rounds, in order."""
+        done = (a for a in self.attempts if a.kind == "train" and a.outcome == "committed")
+        return tuple(sorted(done, key=lambda a: a.number))
+
+
+def to_json(record: StudyRecord) -> str:
+    """`record` as indented JSON text."""
+    return json.dumps(asdict(record), indent=2, allow_nan=False)
+
+
+def from_json(text: str) -> StudyRecord:
+    """Read what `to_json` wrote. Raises DataError when it is something else."""
+    try:
+        raw = json.loads(text)
+        if raw["schema"] != SCHEMA:
+            raise ValueError(f"schema {raw['schema']!r}")
+        return _record(raw)
+    except (ValueError, KeyError, TypeError) as err:
+        raise DataError(f"this is not a {SCHEMA} file ({err}); export the study again") from err
+
+
+def _record(raw: dict[str, Any]) -> StudyRecord:
+    attempts = tuple(
+        Attempt(
+            **{
+                **a,
+                "contributors": tuple(a["contributors"]),
+                "absent": tuple(Absence(**x) for x in a["absent"]),
+            }
+        )
+        for a in raw["attempts"]
+    )
+    models = tuple(
+        ModelRecord(m["number"], m["digest"], m["scores"] and scores_from_dict(m["scores"]))
+        for m in raw["models"]
+    )
+    sites = tuple(SiteRecord(**s) for s in raw["sites"])
+    return StudyRecord(**{**raw, "attempts": attempts, "models": models, "sites": sites})
+
+
+def scores_from_dict(raw: dict[str, Any]) -> Scores:
+    """Read scores from parsed JSON. Raises KeyError or TypeError when it is something else."""
+    return Scores(
+        films=raw["films"],
+        sites=tuple(raw["sites"]),
+        loss=raw["loss"],
+        auc=raw["auc"],
+        auc_per_class=tuple(raw["auc_per_class"]),
+        accuracy=raw["accuracy"],
+        balanced_accuracy=raw["balanced_accuracy"],
+        confusion=tuple(tuple(row) for row in raw["confusion"]),
+        roc=tuple(tuple((p[0], p[1]) for p in curve) for curve in raw["roc"]),
+    )

@@ -1,0 +1,74 @@
+"""From a plan as written to a plan as signed: its noise is a number, and its price is known.
+
+A plan may name a target ε instead of a noise multiplier. Before it is signed the noise is
+calibrated once; what is signed, pinned and recomputed by each site is that number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from primia.config.plan import StudyPlan
+from primia.errors import ConfigError
+from primia.learning.terms import noise_multiplier, study_mechanism
+from primia.privacy.accounting import epsilon, epsilon_rdp
+
+
+@dataclass(frozen=True)
+class PriceRow:
+    """ε after so many rounds."""
+
+    rounds: int
+    steps: int
+    epsilon: float
+    epsilon_rdp: float
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a plan costs one patient at one site; the last row is the whole study."""
+
+    noise_multiplier: float
+    sampling_rate: float
+    delta: float
+    rows: tuple[PriceRow, ...]
+
+    @property
+    def epsilon(self) -> float:
+        """The whole study's ε."""
+        return self.rows[-1].epsilon
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {**asdict(self), "epsilon": self.epsilon}
+
+
+def settle(plan: StudyPlan) -> StudyPlan:
+    """`plan` with its noise as a number. Raises ConfigError as `noise_multiplier` does."""
+    if plan.privacy == "none":
+        return plan
+    noise = noise_multiplier(plan)
+    privacy = plan.privacy.model_copy(update={"noise_multiplier": noise})
+    return plan.model_copy(update={"privacy": privacy})
+
+
+def price_plan(plan: StudyPlan) -> Price:
+    """Price a plan at a few round counts up to the whole. Raises ConfigError for `privacy: none`."""
+    whole = study_mechanism(plan)
+    if plan.privacy == "none" or whole is None:
+        raise ConfigError("privacy: none has no price; there is no bound on what a patient shows")
+    delta = plan.privacy.delta
+    marks = sorted({max(1, plan.rounds * i // 6) for i in range(1, 7)})
+    rows = []
+    for rounds in marks:
+        run = [replace(whole, steps=rounds * plan.training.local_steps)]
+        rows.append(
+            PriceRow(
+                rounds=rounds,
+                steps=run[0].steps,
+                epsilon=epsilon(run, delta),
+                epsilon_rdp=epsilon_rdp(run, delta),
+            )
+        )
+    return Price(whole.noise_multiplier, whole.sampling_rate, delta, tuple(rows))

@@ -1,0 +1,120 @@
+"""SQLite the way a ledger needs it: WAL, FULL, one writer, versions that only go up."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from primia.errors import StateError
+
+BUSY_S = 10.0
+
+
+class Database:
+    """One connection, used by one thread at a time.
+
+    `synchronous=FULL` because NORMAL may lose the last commits at a power cut, and a charge or a
+    committed round must not come undone. What raises inside `transaction` is rolled back whole.
+    """
+
+    def __init__(self, path: Path, migrations: Sequence[str]) -> None:
+        """Open or make the database at `path` and bring it to version len(migrations).
+
+        migrations: SQL scripts; number i (from 0) takes version i to i + 1, in one transaction.
+        Raises StateError: damaged, unwritable, or written by a newer primia.
+        """
+        self.path = path
+        self._lock = threading.RLock()
+        self._open = False
+        try:
+            path.touch(mode=0o600)
+            # isolation_level=None: this module alone says BEGIN and COMMIT.
+            self._link = sqlite3.connect(
+                path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+            )
+            self._link.row_factory = sqlite3.Row
+            self._set_up(migrations)
+        except OSError as err:
+            raise StateError(
+                f"cannot write the database {path}: {err.strerror}; check the folder and disk"
+            ) from err
+        except sqlite3.DatabaseError as err:
+            raise self._state_error(err) from err
+
+    def _set_up(self, migrations: Sequence[str]) -> None:
+        try:
+            self._link.execute("PRAGMA journal_mode=WAL")
+            self._link.execute("PRAGMA synchronous=FULL")
+            self._link.execute("PRAGMA foreign_keys=ON")
+            self._migrate(migrations)
+        except BaseException:
+            self._link.close()  # a half-done migration would keep the file locked
+            raise
+
+    def _migrate(self, migrations: Sequence[str]) -> None:
+        (version,) = self._link.execute("PRAGMA user_version").fetchone()
+        if version > len(migrations):
+            raise StateError(
+                f"{self.path} was written by a newer primia (schema {version}, this one knows "
+                f"{len(migrations)}); install that version again"
+            )
+        for number in range(version, len(migrations)):
+            self._link.executescript(
+                f"BEGIN IMMEDIATE;\n{migrations[number]};\n"
+                f"PRAGMA user_version = {number + 1};\nCOMMIT;"
+            )
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, durable when the block has ended; one thread at a time.
+
+        Not to be nested. Raises StateError for faults of disk and file; a broken constraint
+        (sqlite3.IntegrityError) passes through, for the caller alone knows what it means.
+        """
+        with self._lock:
+            if self._open:
+                raise RuntimeError("transaction inside a transaction")
+            self._open = True
+            try:
+                self._link.execute("BEGIN IMMEDIATE")
+                yield self._link
+                self._link.execute("COMMIT")
+            except sqlite3.IntegrityError:
+                raise
+            except sqlite3.DatabaseError as err:
+                raise self._state_error(err) from err
+            finally:
+                self._open = False
+                if self._link.in_transaction:  # the block raised, or COMMIT did
+                    self._link.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Close the file; what was committed stays."""
+        with self._lock:
+            self._link.close()
+
+    def _state_error(self, err: sqlite3.DatabaseError) -> StateError | sqlite3.DatabaseError:
+        """A fault of the disk or the file as StateError; a fault in our SQL as it is, loudly."""
+        name = getattr(err, "sqlite_errorname", "")
+        for prefix, remedy in _REMEDIES.items():
+            if name.startswith(prefix):
+                return StateError(
+                    f"{self.path}: {err} ({name}); {remedy}; what was committed is kept"
+                )
+        return err
+
+
+_REMEDIES = {
+    "SQLITE_FULL": "free space on the disk",
+    "SQLITE_IOERR": "check the disk",
+    "SQLITE_READONLY": "make the file writable for this user",
+    "SQLITE_CANTOPEN": "check the folder's owner and mode",
+    "SQLITE_PERM": "check the folder's owner and mode",
+    "SQLITE_BUSY": "another program holds the file: stop it",
+    "SQLITE_LOCKED": "another program holds the file: stop it",
+    "SQLITE_CORRUPT": "the file is damaged: restore a backup",
+    "SQLITE_NOTADB": "this is no database: restore a backup",
+}

@@ -1,0 +1,78 @@
+"""A site's end of the connection: mutual TLS to the coordinator, limits, keepalive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import grpc
+
+from primia.identity.certificate import (
+    COORDINATOR_HOST,
+    Role,
+    check_enrolment,
+    check_issued,
+    check_key,
+    from_pem,
+    identity_of,
+)
+from primia.identity.invitation import split_address
+from primia.identity.keyfile import key_from_pem
+
+MAX_MESSAGE = 4 << 20  # bytes; streams carry what is larger
+CHUNK = 1 << 20  # bytes; the fastest size over mutual TLS that stays below MAX_MESSAGE
+KEEPALIVE_S = 20  # a black hole is noticed after this and the next
+KEEPALIVE_ANSWER_S = 10
+
+_OPTIONS = [
+    ("grpc.ssl_target_name_override", COORDINATOR_HOST),
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+    ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_ANSWER_S * 1000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # A new channel must dial anew: shared connections would outlive the certificate in it.
+    ("grpc.use_local_subchannel_pool", 1),
+    # Back-off between rounds is the daemon's; gRPC's own (up to two minutes) would hide a
+    # coordinator that is back.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 2000),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+]
+
+
+@dataclass(frozen=True)
+class ClientTls:
+    """What a site dials with, all PEM.
+
+    authority: whom to trust; the study authority's certificate (while enrolling, the very
+    certificate that the server showed, judged when the reply is there).
+    """
+
+    authority: bytes
+    certificate: bytes
+    key: bytes = field(repr=False)
+
+    def check_own(self, *, now: datetime) -> None:
+        """Check our own files before dialling: gRPC says only "socket closed" for all of these.
+
+        Raises IdentityError: expired, not yet valid, of another authority, or not for this key.
+        """
+        certificate = from_pem(self.certificate)
+        check_key(certificate, key_from_pem(self.key))
+        if identity_of(certificate).role is Role.ENROL:
+            check_enrolment(certificate, now=now)
+        else:
+            check_issued(certificate, from_pem(self.authority), role=Role.SITE, now=now)
+
+
+def connect(address: str, tls: ClientTls) -> grpc.Channel:
+    """A channel to the coordinator at host:port; it dials at the first call.
+
+    The server must show a certificate of `tls.authority` for the coordinator's fixed name: a
+    site's certificate does not carry that name.
+    """
+    split_address(address)
+    credentials = grpc.ssl_channel_credentials(tls.authority, tls.key, tls.certificate)
+    return grpc.secure_channel(address, credentials, options=_OPTIONS)

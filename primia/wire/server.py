@@ -1,0 +1,143 @@
+"""The coordinator's end: one port, mutual TLS from the first byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import TracebackType
+
+import grpc
+import structlog
+
+from primia.errors import PrimiaError, StateError
+from primia.identity.certificate import from_pem
+from primia.identity.invitation import split_address
+from primia.wire.channel import KEEPALIVE_ANSWER_S, KEEPALIVE_S, MAX_MESSAGE
+from primia.wire.handler import FederationHandler
+from primia.wire.servicer import FederationServicer
+from primia.wire.v1 import federation_pb2_grpc
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerTls:
+    """What the coordinator serves with, all PEM.
+
+    anchors: enrolment certificates of invitations that have not expired, used ones included (so
+    that a site whose reply was lost can ask again, and one that comes too late hears why).
+    """
+
+    certificate: bytes
+    authority: bytes
+    key: bytes = field(repr=False)
+    anchors: tuple[bytes, ...] = ()
+
+
+class Server:
+    """A running server; `stop` it, or use it in a `with`."""
+
+    def __init__(self, server: grpc.Server, host: str, port: int) -> None:
+        self._server = server
+        self.port = port
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def stop(self, grace_s: float = 2.0) -> None:
+        """Take no more calls, give running ones `grace_s`, then cut them off.
+
+        Threads inside the handler are not killed: wake those that wait in `attend` first.
+        """
+        self._server.stop(grace_s).wait()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop(0)
+
+
+def serve(
+    handler: FederationHandler,
+    *,
+    listen: str,
+    tls: Callable[[], ServerTls],
+    max_sites: int = 100,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Server:
+    """Start to serve `handler` at host:port (port 0 in tests: the system's choice).
+
+    tls: asked again at every new connection, so invitations and a renewed certificate need no
+    restart. The authority itself must stay the same.
+    Raises StateError when the address cannot be had.
+    """
+    host, _ = split_address(listen, port_zero=True)
+    # Each site holds one call that waits and makes others beside it.
+    threads = 2 * max_sites + 8
+    server = grpc.server(
+        ThreadPoolExecutor(threads, thread_name_prefix="rpc"),
+        options=_options(),
+        maximum_concurrent_rpcs=threads,
+    )
+    authority = from_pem(tls().authority)
+    servicer = FederationServicer(handler, authority, now)
+    federation_pb2_grpc.add_FederationServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    credentials = grpc.dynamic_ssl_server_credentials(
+        _configuration(tls()),
+        lambda: _configuration_or_last(tls),  # type: ignore[arg-type,return-value]
+        require_client_authentication=True,
+    )
+    try:
+        bound = server.add_secure_port(listen, credentials)
+    except RuntimeError as err:
+        raise _cannot_listen(listen) from err
+    if bound == 0:
+        raise _cannot_listen(listen)
+    server.start()
+    return Server(server, host, bound)
+
+
+def _options() -> list[tuple[str, int]]:
+    return [
+        # Without this a second coordinator on the same port would get half of the calls.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", MAX_MESSAGE),
+        ("grpc.max_send_message_length", MAX_MESSAGE),
+        ("grpc.max_concurrent_streams", 16),  # on one connection, that is: of one site
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_ANSWER_S * 1000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Sites ping every KEEPALIVE_S; the default minimum (5 minutes) would hang up on them.
+        ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_S * 500),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_S * 500),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+
+
+def _configuration(tls: ServerTls) -> grpc.ServerCertificateConfiguration:
+    roots = b"\n".join((tls.authority, *tls.anchors))
+    return grpc.ssl_server_certificate_configuration([(tls.key, tls.certificate)], roots)
+
+
+def _configuration_or_last(
+    tls: Callable[[], ServerTls],
+) -> grpc.ServerCertificateConfiguration | None:
+    try:
+        return _configuration(tls())
+    except PrimiaError as err:
+        log.error("certificates_not_read", reason=str(err))
+        return None  # gRPC goes on with the last ones
+
+
+def _cannot_listen(listen: str) -> StateError:
+    return StateError(
+        f"cannot listen at {listen}: the port is in use or the address is not this machine's; "
+        "is another coordinator running? Choose another port or stop it"
+    )

@@ -1,0 +1,190 @@
+"""The service's methods: authenticate, translate, call the handler, translate back."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import grpc
+import structlog
+from cryptography import x509
+
+from primia.errors import IdentityError, PeerError, StateError
+from primia.identity.certificate import (
+    Identity,
+    Role,
+    check_enrolment,
+    check_issued,
+    from_pem,
+    identity_of,
+)
+from primia.wire import convert
+from primia.wire.channel import CHUNK
+from primia.wire.errors_table import NAME_KEY, status_of
+from primia.wire.handler import POLL_S, FederationHandler, UploadKey
+from primia.wire.uploads import UploadHeader, Uploads
+from primia.wire.v1 import federation_pb2 as pb
+from primia.wire.v1 import federation_pb2_grpc
+
+log = structlog.get_logger(__name__)
+
+Caller = tuple[Identity, x509.Certificate]
+Method = Callable[..., Any]
+
+
+def _only(role: Role, *, streams: bool = False) -> Callable[[Method], Method]:
+    """Let only `role` call this method, and end it in the error table's terms.
+
+    The method gets the caller beside its own arguments; without this mark it would not even
+    have the signature that gRPC calls, so no method can be left open by oversight.
+    """
+
+    def mark(method: Method) -> Method:
+        @functools.wraps(method)
+        def unary(self: FederationServicer, request: Any, context: grpc.ServicerContext) -> Any:
+            with _answered(context):
+                return method(self, self.caller(context, role), request)
+
+        @functools.wraps(method)
+        def stream(
+            self: FederationServicer, request: Any, context: grpc.ServicerContext
+        ) -> Iterator[Any]:
+            with _answered(context):
+                yield from method(self, self.caller(context, role), request)
+
+        return stream if streams else unary
+
+    return mark
+
+
+@contextmanager
+def _answered(context: grpc.ServicerContext) -> Iterator[None]:
+    try:
+        yield
+    except grpc.RpcError:
+        raise  # the caller's stream broke: gRPC's own affair
+    except Exception as err:  # a bug is logged by status_of and never shown to the caller
+        code, message, name = status_of(err)
+        context.set_trailing_metadata(((NAME_KEY, name),))
+        context.abort(code, message)
+
+
+class FederationServicer(federation_pb2_grpc.FederationServicer):
+    """Adapter between gRPC and a `FederationHandler`."""
+
+    def __init__(
+        self,
+        handler: FederationHandler,
+        authority: x509.Certificate,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._handler = handler
+        self._authority = authority
+        self._now = now
+        self._uploads = Uploads(handler)
+
+    def caller(self, context: grpc.ServicerContext, role: Role) -> Caller:
+        """Who calls, from the certificate of the handshake, checked anew at every call.
+
+        The handshake may be days old and trusts more anchors than the authority.
+        """
+        try:
+            identity, certificate = self._authenticate(context, role)
+            self._handler.authorise(identity, certificate)
+        except IdentityError as err:
+            log.warning("call_refused", peer=context.peer(), reason=str(err))
+            raise
+        return identity, certificate
+
+    def _authenticate(self, context: grpc.ServicerContext, role: Role) -> Caller:
+        pems: list[Any] = list(context.auth_context().get("x509_pem_cert", ()))
+        if len(pems) != 1:
+            raise IdentityError("the call came without a client certificate")
+        certificate = from_pem(pems[0])
+        found = identity_of(certificate)
+        if found.role is not role:
+            raise IdentityError(f"{found} may not make this call; it is for the role {role.value}")
+        if role is Role.ENROL:
+            return check_enrolment(certificate, now=self._now()), certificate
+        return check_issued(certificate, self._authority, role=role, now=self._now()), certificate
+
+    @_only(Role.ENROL)
+    def Enrol(self, caller: Caller, request: pb.EnrolRequest) -> pb.EnrolReply:  # noqa: N802
+        reply = self._handler.enrol(*caller, request.csr)
+        return pb.EnrolReply(certificate=reply.certificate, authority=reply.authority)
+
+    @_only(Role.SITE)
+    def GetStudy(self, caller: Caller, request: pb.GetStudyRequest) -> pb.StudyReply:  # noqa: N802, ARG002
+        study = self._handler.study(caller[0])
+        return pb.StudyReply(
+            plan=study.plan,
+            signature=study.signature,
+            coordinator=study.coordinator,
+            sites=study.sites,
+        )
+
+    @_only(Role.SITE)
+    def Attend(self, caller: Caller, request: pb.AttendRequest) -> pb.AttendReply:  # noqa: N802
+        found = self._handler.attend(caller[0], request.after, POLL_S)
+        if found.instruction is not None:
+            body = convert.instruction_to_pb(found.instruction)
+            return pb.AttendReply(serial=found.serial, instruction=body)
+        if found.study_over is not None:
+            over = pb.StudyOver(reason=convert.clean(found.study_over))
+            return pb.AttendReply(serial=found.serial, study_over=over)
+        return pb.AttendReply(serial=found.serial, wait=pb.Wait())
+
+    @_only(Role.SITE)
+    def SendAnswer(self, caller: Caller, request: Any) -> pb.AnswerReply:  # noqa: N802
+        self._handler.answer(caller[0], convert.answer_from_pb(request))
+        return pb.AnswerReply()
+
+    @_only(Role.SITE, streams=True)
+    def FetchModel(self, caller: Caller, request: pb.FetchRequest) -> Iterator[pb.Chunk]:  # noqa: N802
+        path = self._handler.model(caller[0], convert.digest(request.digest, "model"))
+        try:
+            with path.open("rb") as file:
+                size = file.seek(0, 2)
+                if request.offset > size:
+                    raise PeerError(f"the model has {size} bytes; {request.offset} is beyond")
+                offset = file.seek(request.offset)
+                while data := file.read(CHUNK):
+                    yield pb.Chunk(offset=offset, data=data)
+                    offset += len(data)
+        except OSError as err:
+            raise StateError(f"cannot read the model {path}: {err.strerror}") from err
+
+    @_only(Role.SITE)
+    def UploadStatus(self, caller: Caller, request: pb.UploadKey) -> pb.UploadStatusReply:  # noqa: N802
+        received, complete = self._uploads.status(caller[0], _key(request))
+        return pb.UploadStatusReply(received=received, complete=complete)
+
+    @_only(Role.SITE)
+    def Upload(self, caller: Caller, request: Iterator[pb.UploadFrame]) -> pb.UploadReply:  # noqa: N802
+        first = next(request, None)
+        if first is None or first.WhichOneof("body") != "header":
+            raise PeerError("an upload that does not begin with its header")
+        header = UploadHeader(
+            key=_key(first.header.key),
+            length=first.header.length,
+            sha256=convert.digest(first.header.sha256, "upload"),
+            offset=first.header.offset,
+        )
+        self._uploads.receive(caller[0], header, _chunks(request))
+        return pb.UploadReply()
+
+
+def _chunks(frames: Iterator[pb.UploadFrame]) -> Iterator[bytes]:
+    for frame in frames:
+        if frame.WhichOneof("body") != "data" or not 0 < len(frame.data) <= CHUNK:
+            raise PeerError(f"an upload frame that is not 1 to {CHUNK} bytes of data")
+        yield frame.data
+
+
+def _key(message: pb.UploadKey) -> UploadKey:
+    return UploadKey(
+        round=convert.round_from_pb(message.round), session=convert.session(message.session)
+    )

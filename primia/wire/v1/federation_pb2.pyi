@@ -1,0 +1,126 @@
+from primia.wire.v1 import round_pb2 as _round_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class EnrolRequest(_message.Message):
+    __slots__ = ("csr",)
+    CSR_FIELD_NUMBER: _ClassVar[int]
+    csr: bytes
+    def __init__(self, csr: _Optional[bytes] = ...) -> None: ...
+
+class EnrolReply(_message.Message):
+    __slots__ = ("certificate", "authority")
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    AUTHORITY_FIELD_NUMBER: _ClassVar[int]
+    certificate: bytes
+    authority: bytes
+    def __init__(self, certificate: _Optional[bytes] = ..., authority: _Optional[bytes] = ...) -> None: ...
+
+class GetStudyRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StudyReply(_message.Message):
+    __slots__ = ("plan", "signature", "coordinator", "sites")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    COORDINATOR_FIELD_NUMBER: _ClassVar[int]
+    SITES_FIELD_NUMBER: _ClassVar[int]
+    plan: bytes
+    signature: bytes
+    coordinator: bytes
+    sites: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, plan: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., coordinator: _Optional[bytes] = ..., sites: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class AttendRequest(_message.Message):
+    __slots__ = ("after",)
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    after: int
+    def __init__(self, after: _Optional[int] = ...) -> None: ...
+
+class Wait(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StudyOver(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class AttendReply(_message.Message):
+    __slots__ = ("serial", "instruction", "wait", "study_over")
+    SERIAL_FIELD_NUMBER: _ClassVar[int]
+    INSTRUCTION_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FIELD_NUMBER: _ClassVar[int]
+    STUDY_OVER_FIELD_NUMBER: _ClassVar[int]
+    serial: int
+    instruction: _round_pb2.Instruction
+    wait: Wait
+    study_over: StudyOver
+    def __init__(self, serial: _Optional[int] = ..., instruction: _Optional[_Union[_round_pb2.Instruction, _Mapping]] = ..., wait: _Optional[_Union[Wait, _Mapping]] = ..., study_over: _Optional[_Union[StudyOver, _Mapping]] = ...) -> None: ...
+
+class AnswerReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class FetchRequest(_message.Message):
+    __slots__ = ("digest", "offset")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    digest: bytes
+    offset: int
+    def __init__(self, digest: _Optional[bytes] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class Chunk(_message.Message):
+    __slots__ = ("offset", "data")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    data: bytes
+    def __init__(self, offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class UploadKey(_message.Message):
+    __slots__ = ("round", "session")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    round: _round_pb2.RoundId
+    session: bytes
+    def __init__(self, round: _Optional[_Union[_round_pb2.RoundId, _Mapping]] = ..., session: _Optional[bytes] = ...) -> None: ...
+
+class UploadStatusReply(_message.Message):
+    __slots__ = ("received", "complete")
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    received: int
+    complete: bool
+    def __init__(self, received: _Optional[int] = ..., complete: _Optional[bool] = ...) -> None: ...
+
+class UploadHeader(_message.Message):
+    __slots__ = ("key", "length", "sha256", "offset")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    key: UploadKey
+    length: int
+    sha256: bytes
+    offset: int
+    def __init__(self, key: _Optional[_Union[UploadKey, _Mapping]] = ..., length: _Optional[int] = ..., sha256: _Optional[bytes] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class UploadFrame(_message.Message):
+    __slots__ = ("header", "data")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    header: UploadHeader
+    data: bytes
+    def __init__(self, header: _Optional[_Union[UploadHeader, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class UploadReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

@@ -1,0 +1,5 @@
+"""`python -m worker` is `primia-worker`."""
+
+from worker.cli import main
+
+main()

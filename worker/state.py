@@ -1,0 +1,203 @@
+"""What a worker remembers across restarts: the pinned plan, its peers, its updates, its promises.
+
+An update is stored before it is charged, and charged before it leaves. A site that is asked for
+the same round again offers the same bytes, so one round shows one noised update and no more.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from primia.errors import IdentityError, PolicyRefused
+from primia.protocol.messages import RoundId
+from primia.protocol.site_events import KeysMade, Record, SharesRevealed, SurvivorsSigned
+from primia.storage.database import Database
+from primia.types import Digest, SiteId
+
+_MIGRATIONS = [
+    """
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+    CREATE TABLE peers (
+        site TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, pinned_at REAL NOT NULL
+    ) STRICT;
+    CREATE TABLE updates (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        plan TEXT NOT NULL, number INTEGER NOT NULL, model TEXT NOT NULL, kind TEXT NOT NULL,
+        digest TEXT NOT NULL, made_at REAL NOT NULL, signed TEXT, retired_at REAL
+    ) STRICT;
+    CREATE TABLE promises (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, attempt INTEGER NOT NULL, kind TEXT NOT NULL,
+        content TEXT NOT NULL, made_at REAL NOT NULL, UNIQUE (attempt, kind)
+    ) STRICT;
+    """,
+]
+
+
+@dataclass(frozen=True)
+class StoredUpdate:
+    """An encoded contribution on disk; `signed` are the survivors it was promised to, if any."""
+
+    id: int
+    digest: Digest
+    signed: tuple[SiteId, ...] | None
+
+
+class WorkerState:
+    """The worker's database. Raises StateError for faults of the disk."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+        self._db = Database(folder / "worker.db", _MIGRATIONS)
+        self._clock = clock
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def note(self, key: str, value: str) -> None:
+        """Remember one named value."""
+        with self._db.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def noted(self, key: str) -> str | None:
+        """A value that `note` kept."""
+        with self._db.transaction() as db:
+            row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row["value"])
+
+    def pin_plan(self, digest: Digest) -> None:
+        """Hold on to the first plan seen. Raises PolicyRefused for any other one."""
+        pinned = self.noted("plan")
+        if pinned is None:
+            self.note("plan", digest)
+        elif pinned != digest:
+            raise PolicyRefused(
+                f"the coordinator's plan changed from {pinned[:16]}… to {digest[:16]}…; this site "
+                "stays with the plan it pinned. Enrol with a new state folder to join another one"
+            )
+
+    def pin_peer(self, site: SiteId, fingerprint: str) -> None:
+        """Hold on to a peer's certificate as first seen. Raises IdentityError for another one.
+
+        The authority's key lies with the coordinator, which could otherwise put itself in the
+        place of a peer at any time.
+        """
+        with self._db.transaction() as db:
+            row = db.execute("SELECT fingerprint FROM peers WHERE site = ?", (site,)).fetchone()
+            if row is None:
+                db.execute("INSERT INTO peers VALUES (?, ?, ?)", (site, fingerprint, self._clock()))
+            elif row["fingerprint"] != fingerprint:
+                raise IdentityError(
+                    f"{site} now shows another certificate ({fingerprint}) than the one pinned "
+                    f"here ({row['fingerprint']}); compare by telephone, then run: "
+                    f"primia-worker peers --forget {site}"
+                )
+
+    def peers(self) -> dict[SiteId, str]:
+        """Pinned peers and their fingerprints."""
+        with self._db.transaction() as db:
+            rows = db.execute("SELECT * FROM peers ORDER BY site").fetchall()
+        return {SiteId(r["site"]): r["fingerprint"] for r in rows}
+
+    def forget_peer(self, site: SiteId) -> bool:
+        """Drop a pin, because a person has checked the new certificate; False if there is none."""
+        with self._db.transaction() as db:
+            return db.execute("DELETE FROM peers WHERE site = ?", (site,)).rowcount == 1
+
+    def add_update(self, round_id: RoundId, digest: Digest) -> StoredUpdate:
+        """Record an encoded contribution whose blob is durable."""
+        with self._db.transaction() as db:
+            cursor = db.execute(
+                "INSERT INTO updates (plan, number, model, kind, digest, made_at) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    round_id.plan, round_id.number, round_id.model, round_id.kind.value, digest,
+                    self._clock(),
+                ),
+            )  # fmt: skip
+        assert cursor.lastrowid is not None  # noqa: S101  (an INSERT has one)
+        return StoredUpdate(cursor.lastrowid, digest, None)
+
+    def update_for(self, round_id: RoundId) -> StoredUpdate | None:
+        """The contribution made for this round and model in an earlier attempt, if any."""
+        with self._db.transaction() as db:
+            row = db.execute(
+                "SELECT * FROM updates WHERE plan = ? AND number = ? AND model = ? AND kind = ? "
+                "AND retired_at IS NULL ORDER BY id DESC",
+                (round_id.plan, round_id.number, round_id.model, round_id.kind.value),
+            ).fetchone()
+        if row is None:
+            return None
+        signed = None if row["signed"] is None else tuple(json.loads(row["signed"]))
+        return StoredUpdate(row["id"], Digest(row["digest"]), signed)
+
+    def retire_update(self, update: StoredUpdate) -> None:
+        """Never offer this contribution again; the next attempt makes and charges a new one."""
+        with self._db.transaction() as db:
+            db.execute(
+                "UPDATE updates SET retired_at = ? WHERE id = ?", (self._clock(), update.id)
+            )
+
+    def updates_before(self, number: int) -> list[Digest]:
+        """Blobs of rounds below `number`; they are of no more use."""
+        with self._db.transaction() as db:
+            rows = db.execute("SELECT digest FROM updates WHERE number < ?", (number,)).fetchall()
+        return [Digest(r["digest"]) for r in rows]
+
+    def last_attempt(self) -> int:
+        """The highest attempt that this site made keys for; 0 for none."""
+        with self._db.transaction() as db:
+            row = db.execute(
+                "SELECT max(attempt) AS top FROM promises WHERE kind = 'KeysMade'"
+            ).fetchone()
+        return int(row["top"] or 0)
+
+    def remember(self, record: Record, update: StoredUpdate | None) -> None:
+        """Make a promise durable; the same one again is harmless, another one is refused.
+
+        Raises PolicyRefused when this attempt already has a different promise of the kind: a peer
+        would be opened both ways.
+        """
+        kind = type(record).__name__
+        content = json.dumps(_content(record), sort_keys=True)
+        with self._db.transaction() as db:
+            row = db.execute(
+                "SELECT content FROM promises WHERE attempt = ? AND kind = ?",
+                (record.round.attempt, kind),
+            ).fetchone()
+            if row is not None:
+                if row["content"] != content:
+                    raise PolicyRefused(
+                        f"attempt {record.round.attempt}: this site has already bound itself "
+                        "otherwise; it takes no further part in the attempt"
+                    )
+                return
+            db.execute(
+                "INSERT INTO promises (attempt, kind, content, made_at) VALUES (?, ?, ?, ?)",
+                (record.round.attempt, kind, content, self._clock()),
+            )
+            if isinstance(record, SurvivorsSigned) and update is not None:
+                db.execute(
+                    "UPDATE updates SET signed = ? WHERE id = ?",
+                    (json.dumps(list(record.survivors)), update.id),
+                )
+
+
+def _content(record: Record) -> dict[str, object]:
+    round_id = record.round
+    content: dict[str, object] = {
+        "plan": round_id.plan, "number": round_id.number, "model": round_id.model,
+    }  # fmt: skip
+    match record:
+        case KeysMade():
+            pass
+        case SurvivorsSigned(session=session, survivors=survivors):
+            content |= {"session": session.hex(), "survivors": list(survivors)}
+        case SharesRevealed(session=session, survivors=survivors, lost=lost):
+            content |= {
+                "session": session.hex(), "survivors": list(survivors), "lost": list(lost),
+            }  # fmt: skip
+    return content

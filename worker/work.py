@@ -1,0 +1,164 @@
+"""One site's work for one round: train, store, charge. What this returns may leave under a mask.
+
+The order is the promise: the encoded update is durable, then the ledger row is, then (elsewhere)
+the first byte leaves. A crash in between costs budget at most, never privacy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import structlog
+
+from primia.config.plan import StudyPlan
+from primia.config.site import Caps
+from primia.errors import DataError, PolicyRefused
+from primia.federation.contribution import Contribution
+from primia.federation.optimiser import unpack_weights
+from primia.imaging.dataset import Cohort
+from primia.learning.evaluate import evaluate
+from primia.learning.local import OnStep, train_locally
+from primia.learning.terms import LocalTerms, round_mechanism, study_mechanism
+from primia.privacy.accounting import epsilon
+from primia.privacy.ledger import Ledger
+from primia.protocol.messages import RoundId, RoundKind
+from primia.storage.blobs import Blobs
+from primia.study import metric_layout
+from primia.types import Digest, Ring, SiteId
+from worker.state import StoredUpdate, WorkerState
+
+log = structlog.get_logger()
+
+
+def check_plan(plan: StudyPlan, caps: Caps, me: SiteId) -> float | None:
+    """Hold the plan against the site's own caps; returns the ε this site computes for all of it.
+
+    Raises PolicyRefused naming the cap and the plan's value. None means `privacy: none`, allowed
+    by this site explicitly.
+    """
+    if me not in plan.site_ids:
+        raise PolicyRefused(f"the plan's roster does not name this site ({me}); tell the lead")
+    if len(plan.sites) < caps.min_cohort:
+        raise PolicyRefused(
+            f"the plan has {len(plan.sites)} sites, this site asks for {caps.min_cohort} in a sum"
+        )
+    whole = study_mechanism(plan)
+    if plan.privacy == "none" or whole is None:
+        if not caps.allow_no_privacy:
+            raise PolicyRefused(
+                "the plan says `privacy: none` and this site does not allow that; "
+                "ask for a plan with privacy, or set caps.allow_no_privacy: true"
+            )
+        return None
+    if plan.privacy.delta > caps.max_delta:
+        raise PolicyRefused(
+            f"the plan's delta {plan.privacy.delta:g} is above this site's cap "
+            f"{caps.max_delta:g} (caps.max_delta)"
+        )
+    spent = epsilon([whole], plan.privacy.delta)
+    if spent > caps.max_epsilon:
+        raise PolicyRefused(
+            f"the plan costs a patient ε = {spent:.3f} at delta {plan.privacy.delta:g}, above "
+            f"this site's cap {caps.max_epsilon:g} (caps.max_epsilon); ask for fewer rounds or "
+            "more noise"
+        )
+    return spent
+
+
+@dataclass(frozen=True)
+class LocalWork:
+    """All that a site's rounds need; built once per run of the daemon."""
+
+    plan: StudyPlan
+    contribution: Contribution
+    caps: Caps
+    cohort: Cohort
+    state: WorkerState
+    ledger: Ledger
+    blobs: Blobs
+    device: str
+
+    def prepare(
+        self, round_id: RoundId, fetch: Callable[[Digest], bytes], on_step: OnStep
+    ) -> tuple[Ring, StoredUpdate]:
+        """This site's vector for a round, stored and charged; trains unless it has done so before.
+
+        fetch: the global model's bytes by digest. on_step: called after each local step.
+        Raises BudgetExhausted before training when the ledger cannot bear it, DataError,
+        PolicyRefused.
+        """
+        update = self.state.update_for(round_id)
+        if update is None:
+            if round_id.kind is RoundKind.TRAIN:
+                self._refuse_if_spent()
+            vector = self._work(round_id, fetch(round_id.model), on_step)
+            update = self.state.add_update(round_id, self.blobs.put(vector.tobytes()))
+            self._sweep(round_id.number)
+        else:
+            log.info("update_reused", round=round_id.number, attempt=round_id.attempt)
+        if round_id.kind is RoundKind.TRAIN:
+            self._charge(round_id, update)
+        # A copy of its own: the machine masks it in place.
+        return np.frombuffer(bytearray(self.blobs.get(update.digest)), dtype="<u4"), update
+
+    def spent(self) -> float:
+        """ε of everything this ledger holds, at the site's own delta."""
+        return self.ledger.spent(self.caps.max_delta)
+
+    def _work(self, round_id: RoundId, model: bytes, on_step: OnStep) -> Ring:
+        terms = LocalTerms.of(self.plan)
+        weights = unpack_weights(model, self.contribution.parameters)
+        counts = evaluate(
+            terms, weights, self.cohort.validation, metric_layout(self.plan), device=self.device
+        )
+        update = None
+        if round_id.kind is RoundKind.TRAIN:
+            trained = train_locally(
+                terms, weights, self.cohort.train, device=self.device, on_step=on_step
+            )
+            update = trained.delta
+        try:
+            vector, clipped = self.contribution.encode(
+                update, weight=self._weight(), metrics=counts.astype(np.int64)
+            )
+        except ValueError as err:
+            raise DataError(f"the update cannot be encoded: {err}") from err
+        if clipped:
+            log.warning("update_clipped", round=round_id.number, coordinates=clipped)
+        return vector
+
+    def _weight(self) -> int:
+        if self.plan.aggregation.weighting == "constant":
+            return 1
+        return self.cohort.train.patient_count
+
+    def _refuse_if_spent(self) -> None:
+        """Ask before training what the ledger would say after it: hours are not spent in vain."""
+        mechanism = round_mechanism(self.plan)
+        if mechanism is not None:
+            self.ledger.afford(mechanism, self._cap(), self.caps.max_delta)
+
+    def _charge(self, round_id: RoundId, update: StoredUpdate) -> None:
+        head = self.ledger.charge(
+            plan=round_id.plan,
+            round_number=round_id.number,
+            attempt=round_id.attempt,
+            mechanism=round_mechanism(self.plan),
+            update=update.digest,
+            cap_epsilon=self._cap(),
+            cap_delta=self.caps.max_delta,
+            time=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        log.info("charged", round=round_id.number, ledger_row=head.number)
+
+    def _cap(self) -> float:
+        return math.inf if self.plan.privacy == "none" else self.caps.max_epsilon
+
+    def _sweep(self, number: int) -> None:
+        """Blobs of rounds long past are of no use; the last one may still be asked for."""
+        for digest in self.state.updates_before(number - 1):
+            self.blobs.remove(digest)
