@@ -299,6 +299,12 @@ class RoundDriver:
             if shown != self._shown:
                 self._shown = shown
                 self._state.set_phase(machine.terms.round.attempt, *shown)
+                log.info(
+                    "phase",
+                    round=machine.terms.round.number,
+                    phase=shown[0],
+                    waiting_for=list(shown[1]),
+                )
         if commands:
             self._changed.notify_all()
 
@@ -358,6 +364,7 @@ class RoundDriver:
             attempt=round_id.attempt,
             sites=list(contributors),
             auc=round(scores["auc"], 4),
+            loss=round(scores["loss"], 4),
         )
 
     def _store(self, number: int, state: ServerState) -> ModelRow:

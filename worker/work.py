@@ -153,7 +153,13 @@ class LocalWork:
             cap_delta=self.caps.max_delta,
             time=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        log.info("charged", round=round_id.number, ledger_row=head.number)
+        spent = self.spent()
+        log.info(
+            "charged",
+            round=round_id.number,
+            ledger_row=head.number,
+            epsilon_spent=None if math.isinf(spent) else round(spent, 4),
+        )
 
     def _cap(self) -> float:
         return math.inf if self.plan.privacy == "none" else self.caps.max_epsilon

@@ -66,7 +66,7 @@ class Authority:
         Raises IdentityError when it cannot be read or its signature does not hold.
         """
         return self._issue(
-            Identity(Role.SITE, site), _key_of(csr), [], now=now, valid_days=valid_days
+            Identity(Role.SITE, site), key_of_request(csr), [], now=now, valid_days=valid_days
         )
 
     def _issue(
@@ -111,7 +111,8 @@ def create(folder: Path, study: str, *, now: datetime, valid_days: int) -> Autho
 
     Raises StateError when one is there already: a second one would orphan every site.
     """
-    if (folder / KEY_FILE).exists() or (folder / CERTIFICATE_FILE).exists():
+    # The certificate is written last: a key alone never issued anything and may go.
+    if (folder / CERTIFICATE_FILE).exists():
         raise StateError(f"{folder} already holds a study authority; choose another folder")
     key = keyfile.new_key()
     name = common_name(f"primia study {study}")
@@ -161,8 +162,11 @@ def key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _key_of(csr: bytes) -> ec.EllipticCurvePublicKey:
-    """The public key of a certificate request whose owner holds the private one."""
+def key_of_request(csr: bytes) -> ec.EllipticCurvePublicKey:
+    """The public key of a certificate request (PKCS #10, PEM) whose owner holds the private one.
+
+    Raises IdentityError.
+    """
     if len(csr) > _MAX_CSR:
         raise IdentityError(f"a certificate request of {len(csr)} bytes; {_MAX_CSR} is the limit")
     try:

@@ -28,10 +28,12 @@ class Enrolled:
 def make_request(key: ec.EllipticCurvePrivateKey) -> bytes:
     """A certificate request (PKCS #10, PEM) for the public half of `key`.
 
-    It names nobody: the coordinator takes the name from the invitation.
+    It names nobody: the coordinator takes the name from the invitation. The same key gives the
+    same bytes (RFC 6979), so that a repeat after a lost reply is known as one.
     """
     request = x509.CertificateSigningRequestBuilder().subject_name(common_name("primia site"))
-    return request.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    signed = request.sign(key, hashes.SHA256(), ecdsa_deterministic=True)
+    return signed.public_bytes(serialization.Encoding.PEM)
 
 
 def check_reply(

@@ -162,7 +162,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 def _unreadable(folder: Path, err: OSError) -> DataError:
     return DataError(
-        f"{folder}: a folder in it cannot be read ({err.strerror}); let the worker's account read it"
+        f"{folder}: a folder in it cannot be read ({err.strerror}); allow the worker's account"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -21,9 +22,10 @@ from primia.imaging.pictures import fit_square
 
 MAX_ARRAY_BYTES = 8 << 30
 
+# What zipfile and NumPy's header parser raise on damaged input.
 _DAMAGE = (
-    OSError, ValueError, EOFError, RuntimeError, KeyError, struct.error, zlib.error,
-    zipfile.BadZipFile,
+    OSError, ValueError, TypeError, OverflowError, MemoryError, EOFError, RuntimeError, KeyError,
+    SyntaxError, tokenize.TokenError, struct.error, zlib.error, zipfile.BadZipFile,
 )  # fmt: skip
 
 Form = Literal["medmnist", "plain"]

@@ -122,8 +122,8 @@ class Anatomy(_Columns):
             "body": (0.90, 1.10), "lung_centre": (0.43, 0.49), "lung_width": (0.31, 0.38),
             "lung_top": (0.62, 0.78), "diaphragm": (0.36, 0.56), "heart": (0.28, 0.38),
             "heart_shift": (0.06, 0.16), "rib_count": (8.5, 11.5), "rib_slope": (0.25, 0.55),
-            "rib_phase": (0, 1), "bone": (0.10, 0.22), "side": (-1, 1), "lobe": (-0.42, 0.28),
-            "extent": (0.26, 0.40), "severity": (0.85, 1.25),
+            "rib_phase": (0, 1), "bone": (0.08, 0.18), "side": (-1, 1), "lobe": (-0.42, 0.28),
+            "extent": (0.26, 0.40), "severity": (0.95, 1.3),
         })  # fmt: skip
 
 
@@ -269,15 +269,15 @@ def _expose(attenuation: Grid, site: int, rng: np.random.Generator) -> Pixels:
 
 
 def _film_noise(site: int) -> float:
-    return 0.015 + 0.008 * (site % 3)
+    return 0.012 + 0.004 * (site % 3)
 
 
 def _tone(site: int, n: int, rng: np.random.Generator) -> tuple[Any, Any, Any]:
     """Middle grey, contrast and gamma (n, 1) of each film: by the site's habit, and by chance."""
-    habit = np.array([(0.50, 0.85, 1.0), (0.43, 0.72, 1.15), (0.54, 0.90, 0.88)])[site % 3]
+    habit = np.array([(0.50, 0.85, 1.0), (0.45, 0.78, 1.10), (0.54, 0.90, 0.88)])[site % 3]
     middle = habit[0] + rng.normal(0, 0.05, (n, 1))
     contrast = habit[1] * rng.uniform(0.8, 1.1, (n, 1))
-    return middle, contrast, habit[2] * rng.uniform(0.8, 1.25, (n, 1))
+    return middle, contrast, habit[2] * rng.uniform(0.85, 1.2, (n, 1))
 
 
 def _noise(shape: tuple[int, ...], grain: float, rng: np.random.Generator) -> Grid:

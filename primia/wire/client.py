@@ -107,13 +107,17 @@ class FederationClient:
 
         def attempt() -> None:
             request = pb.FetchRequest(digest=bytes.fromhex(digest), offset=len(data))
-            for chunk in self._stub.FetchModel(request, timeout=_deadline_s(max_bytes)):
-                if chunk.offset != len(data) or not 0 < len(chunk.data) <= CHUNK:
-                    raise PeerError("a piece of the model that does not follow the last one")
-                if len(data) + len(chunk.data) > max_bytes:
-                    raise PeerError(f"a model of more than the {max_bytes} bytes expected")
-                data.extend(chunk.data)
-                on_progress(len(data))
+            call = self._stub.FetchModel(request, timeout=_deadline_s(max_bytes))
+            try:
+                for chunk in call:
+                    if chunk.offset != len(data) or not 0 < len(chunk.data) <= CHUNK:
+                        raise PeerError("a piece of the model that does not follow the last one")
+                    if len(data) + len(chunk.data) > max_bytes:
+                        raise PeerError(f"a model of more than the {max_bytes} bytes expected")
+                    data.extend(chunk.data)
+                    on_progress(len(data))
+            finally:
+                call.cancel()  # no effect on one that has ended
 
         self._persist(attempt, lambda: len(data))
         if sha256(data) != digest:
@@ -166,8 +170,7 @@ class FederationClient:
                 error = error_of(err) if isinstance(err, grpc.RpcError) else None
                 idle = 1 if progress() > best else idle + 1
                 best = max(best, progress())
-                final = error is not None and not isinstance(error, Unreachable)
-                if final or idle >= ATTEMPTS or self._closed.is_set():
+                if not isinstance(error, Unreachable) or idle >= ATTEMPTS or self._closed.is_set():
                     raise self._explain(err) from err
             # Jitter, so that sites cut off together do not come back together.
             self._closed.wait(self._pause_s * random.uniform(0.5, 1.5))  # noqa: S311

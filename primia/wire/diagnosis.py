@@ -40,7 +40,14 @@ def diagnose(address: str, tls: ClientTls, *, timeout_s: float = TIMEOUT_S) -> P
         return err
     with raw:
         try:
-            with _context(tls).wrap_socket(raw, server_hostname=COORDINATOR_HOST) as link:
+            context = _context(tls)
+        except OSError as err:
+            return Unreachable(
+                f"the connection to {address} broke; the reason cannot be looked for without a "
+                f"temporary file ({err.strerror})"
+            )
+        try:
+            with context.wrap_socket(raw, server_hostname=COORDINATOR_HOST) as link:
                 return _first_bytes(address, tls, link)
         except ssl.SSLCertVerificationError as err:
             return _server_refused(address, err)

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from primia.errors import IdentityError
+from primia.errors import IdentityError, StateError
 from primia.identity import authority as authorities
 from primia.identity.authority import Authority, common_name, key_usage
 from primia.identity.certificate import (
@@ -241,3 +241,21 @@ def test_a_request_not_signed_by_its_own_key_is_refused(authority):
     broken = x509.load_der_x509_csr(bytes(der)).public_bytes(Encoding.PEM)
     with pytest.raises(IdentityError):
         authority.issue_site(broken, MUNICH, now=NOW, valid_days=3)
+
+
+def test_a_second_authority_in_the_same_folder_is_refused(tmp_path: Path):
+    authorities.create(tmp_path / "a", "chest", now=NOW, valid_days=10)
+    with pytest.raises(StateError, match="already holds a study authority"):
+        authorities.create(tmp_path / "a", "chest", now=NOW, valid_days=10)
+
+
+def test_an_authority_whose_making_was_cut_short_can_be_made_again(tmp_path: Path):
+    authorities.create(tmp_path / "a", "chest", now=NOW, valid_days=10)
+    (tmp_path / "a" / authorities.CERTIFICATE_FILE).unlink()
+    made = authorities.create(tmp_path / "a", "chest", now=NOW, valid_days=10)
+    assert authorities.load(tmp_path / "a").fingerprint == made.fingerprint
+
+
+def test_the_same_key_makes_the_same_request():
+    key = new_key()
+    assert make_request(key) == make_request(key)

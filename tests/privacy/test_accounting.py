@@ -62,13 +62,13 @@ def test_nothing_released_costs_nothing():
 
 
 @given(mechanisms=st.lists(mechanisms, min_size=1, max_size=2))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_the_second_opinion_is_never_below_the_authority(mechanisms):
     assert epsilon_rdp(mechanisms, 1e-5) >= epsilon(mechanisms, 1e-5) - 1e-9
 
 
 @given(mechanism=mechanisms, more=st.integers(1, 100))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_more_steps_never_cost_less(mechanism, more):
     longer = DpSgd(mechanism.sampling_rate, mechanism.noise_multiplier, mechanism.steps + more)
     # Grids of different width differ by up to a thousandth; each is an upper bound.

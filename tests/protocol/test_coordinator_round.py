@@ -443,9 +443,10 @@ def test_the_coordinator_keeps_no_vector_and_its_sum_is_its_own():
     world = World(4)
     world.run(until=Phase.MASKED_UPDATE)
     vector = answer_of(world, 0).copy()
-    gone = weakref.ref(vector)
+    gone, the_sum = weakref.ref(vector), world.coordinator._sum
     world.coordinator.handle(UpdateArrived(world.names[0], vector), world.now)
-    kept = world.coordinator._sum.copy()
+    assert world.coordinator._sum is the_sum  # added in place: memory does not grow with n
+    kept = the_sum.copy()
     vector += np.uint32(9)
     assert np.array_equal(world.coordinator._sum, kept)
     del vector

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 P = 2**256 + 297
 
@@ -57,6 +58,11 @@ def main() -> None:
         "commitment": hkdf(a, bytes(32), lp(label + b"seed commitment", low)),
     }
     words = ctr_words(keys["pair"], length)
+    about = lp(label + b"share pair", session, low, high)
+    self_share, key_share = seed("self share", 33), seed("key share", 33)
+    sealed = ChaCha20Poly1305(keys["seal"]).encrypt(bytes(12), self_share + key_share, about)
+    no_session = lp(label + b"share pair", b"", low, high)
+    forged = ChaCha20Poly1305(keys["seal"]).encrypt(bytes(12), self_share + key_share, no_session)
     secret, entropy, t, n = seed("secret"), seed("coefficients", 48 * 2), 3, 5
     c2, c1 = (int.from_bytes(entropy[i : i + 48], "big") % P for i in (0, 48))
     s = int.from_bytes(secret, "big")
@@ -94,6 +100,13 @@ def main() -> None:
             "first_words": words[:4],
             "words_65534_to_65538": words[65534:65538],  # across the first chunk border
             "sha256": hashlib.sha256(b"".join(w.to_bytes(4, "little") for w in words)).hexdigest(),
+        },
+        "sealing": {
+            "self_share": self_share.hex(),
+            "key_share": key_share.hex(),
+            "sealed": sealed.hex(),
+            # Right key, but the associated data does not name the session: must not open.
+            "forged": forged.hex(),
         },
         "shamir": {
             "secret": secret.hex(),

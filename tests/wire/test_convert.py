@@ -167,6 +167,9 @@ def test_a_reason_cannot_forge_a_line_of_our_log():
     answer = m.Declined(ROUND, "no\n2026-01-01 round 1 committed \x1b[31m")
     sent = convert.answer_from_pb(convert.answer_to_pb(answer))
     assert sent.reason == "no 2026-01-01 round 1 committed ?[31m"
+    closed = m.Closed(ROUND, m.Outcome.ABORTED, "a\nb")
+    down = convert.instruction_from_pb(convert.instruction_to_pb(closed))
+    assert down == m.Closed(ROUND, m.Outcome.ABORTED, "a b")
     raw = pb.Answer(declined=pb.Declined(round=convert.round_to_pb(ROUND), reason="a\nb"))
     with pytest.raises(PeerError, match="one printable line"):
         convert.answer_from_pb(raw)

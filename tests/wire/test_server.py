@@ -16,7 +16,6 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from primia.errors import IdentityError, StateError
 from primia.identity.authority import common_name, key_usage
 from primia.identity.certificate import to_pem
-from primia.identity.enrolment import make_request
 from primia.identity.keyfile import key_to_pem, new_key
 from primia.types import SiteId
 from primia.wire import servicer
@@ -60,14 +59,11 @@ def test_an_invitation_made_while_the_server_runs_works_without_a_restart(world)
 
 
 def test_a_used_invitation_is_refused_by_name_but_its_own_repeat_is_answered(world):
+    """The repeat is that of a site whose first reply was lost: same key, same certificate."""
     invitation = world.invite()
     key = new_key()
-    tls = ClientTls(
-        world.authority_pem, to_pem(invitation.certificate()), key_to_pem(invitation.key())
-    )
-    request = pb.EnrolRequest(csr=make_request(key))
-    first = raw_call(world, tls, "Enrol", request)
-    assert raw_call(world, tls, "Enrol", request) == first
+    first = enrol(invitation, key)
+    assert enrol(invitation, key) == first
     with pytest.raises(IdentityError, match="already used"):
         enrol(invitation, new_key())
 

@@ -73,3 +73,18 @@ def test_two_sites_with_one_session_do_not_share_a_file(world, uploads, upload_k
         uploads.receive(SITE, header(upload_key, b"abcd"), [b"ab"])
     berlin = Identity(Role.SITE, "berlin")
     assert uploads.status(berlin, upload_key) == (0, False)
+
+
+def test_a_shorter_upload_over_a_longer_leftover_is_whole(world, uploads, upload_key):
+    with pytest.raises(Unreachable):
+        uploads.receive(SITE, header(upload_key, b"abcdefgh"), [b"abcdef"])
+    uploads.receive(SITE, header(upload_key, b"wxyz"), [b"wxyz"])
+    assert world.handler.finished == {upload_key.session: [sha256(b"wxyz")]}
+
+
+def test_a_second_stream_of_a_finished_upload_is_answered_and_not_counted(
+    world, uploads, upload_key
+):
+    for _ in range(2):
+        uploads.receive(SITE, header(upload_key, b"abcd"), [b"abcd"])
+    assert world.handler.finished == {upload_key.session: [sha256(b"abcd")]}

@@ -1,0 +1,59 @@
+"""`primia demo`: a federation of real processes on this machine, from films to report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from primia.cli.console import out
+
+
+def demo(
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Real films: an NPZ, a CSV of films or a folder; else synthetic."),
+    ] = None,
+    sites: Annotated[int, typer.Option(min=3, max=20, help="Hospitals.")] = 3,
+    rounds: Annotated[int | None, typer.Option(min=1, max=1000)] = None,
+    no_dp: Annotated[bool, typer.Option("--no-dp", help="Train without privacy.")] = False,
+    keep: Annotated[
+        Path | None, typer.Option(help="Keep everything in this new folder.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the synthetic films.")] = 0,
+) -> None:
+    """Hospitals and a coordinator as processes on this machine train a classifier together.
+
+    Makes films, a study authority and hospitals, trains with DP-SGD and masked aggregation over
+    mutual TLS, and writes report.html and result.json.
+    """
+    import shutil
+    import tempfile
+
+    from primia.demo.run import Wishes, run
+    from primia.demo.summary import show
+
+    if keep is None:
+        folder = Path(tempfile.mkdtemp(prefix="primia-demo-"))
+    else:
+        from primia.errors import ConfigError
+
+        if keep.exists() and any(keep.iterdir()):
+            raise ConfigError(f"{keep} is not empty; name a new folder for --keep")
+        keep.mkdir(parents=True, exist_ok=True)
+        folder = keep
+    wishes = Wishes(sites=sites, rounds=rounds, private=not no_dp, data=data, seed=seed)
+    try:
+        result = run(folder, wishes, out)
+        show(result, out)
+        if keep is None:
+            target = Path("demo-out")
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(result, target)
+            result = target
+        out.print(f"report: [bold]{result / 'report.html'}[/]", soft_wrap=True)
+        out.print(f"result: {result / 'result.json'}", soft_wrap=True)
+    finally:
+        if keep is None:
+            shutil.rmtree(folder, ignore_errors=True)

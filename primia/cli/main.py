@@ -1,0 +1,34 @@
+"""The `primia` command: plans, data, the demonstration. Heavy modules load when they are needed."""
+
+from __future__ import annotations
+
+import typer
+
+from primia.cli import data, demo, plan
+from primia.cli.console import run
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Privacy-preserving federated learning for medical imaging.",
+)
+app.add_typer(plan.app, name="plan")
+app.add_typer(data.app, name="data")
+app.command("demo")(demo.demo)
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    version: bool = typer.Option(False, "--version", help="Print the version and stop."),
+) -> None:
+    if version:
+        from primia import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run(app)

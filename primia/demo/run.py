@@ -1,0 +1,191 @@
+"""Make films, authority and sites in a folder, run a federation of real processes, show the result."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+
+from primia.demo.display import Board, SiteView
+from primia.demo.fleet import Daemon, call, free_port, stop_all
+from primia.demo.plans import plan, site_file, write_yaml
+from primia.errors import StateError
+
+SYNTHETIC_PATIENTS = 400  # of each site
+SYNTHETIC_SIZE = 48  # pixels
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the command line asked for."""
+
+    sites: int
+    rounds: int | None
+    private: bool
+    data: Path | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Films:
+    """One NPZ for each site, and what the plan has to say of them."""
+
+    paths: list[Path]
+    classes: tuple[str, ...]
+    size: int
+    patients_per_site: int
+
+
+def run(folder: Path, wishes: Wishes, console: Console) -> Path:
+    """Run the demonstration in `folder`; returns the folder with report.html and result.json.
+
+    Raises DataError for films that cannot be used, StateError when a daemon fails.
+    """
+    names = [f"hospital-{chr(97 + i)}" for i in range(wishes.sites)]
+    films = _films(folder / "films", names, wishes, console)
+    data = plan(
+        sites=names,
+        classes=films.classes,
+        input_size=films.size,
+        patients_per_site=films.patients_per_site,
+        rounds=wishes.rounds,
+        private=wishes.private,
+    )
+    plan_file = write_yaml(data, folder / "plan.yaml")
+    port = free_port()
+    daemons: list[Daemon] = []
+    try:
+        with console.status("enrolling: authority, invitations, certificates"):
+            codes = _found(folder, names, port)
+            daemons.append(_coordinator(folder, plan_file, port))
+            _enrol(folder, codes, films, private=wishes.private)
+        for name in names:
+            daemons.append(_worker(folder, name))
+        board = Board({n: SiteView() for n in names}, data["rounds"], wishes.private)
+        _follow(daemons, board, console)
+    finally:
+        stop_all(daemons)
+    result = folder / "result"
+    with console.status("writing the report"):
+        call("coordinator", "export", str(result), "--state", str(folder / "coordinator"))
+    return result
+
+
+def _films(folder: Path, names: list[str], wishes: Wishes, console: Console) -> Films:
+    """Synthetic films, or the given ones dealt out by patient."""
+    from primia.imaging.division import divide_npz
+    from primia.imaging.export import write_site_npz
+    from primia.imaging.synth import CLASSES, synthesise
+
+    if wishes.data is None:
+        with console.status(f"drawing synthetic films for {len(names)} hospitals"):
+            drawn = {
+                name: synthesise(
+                    SYNTHETIC_PATIENTS, size=SYNTHETIC_SIZE, seed=wishes.seed, site=i
+                )
+                for i, name in enumerate(names)
+            }
+            paths = write_site_npz(drawn, folder, CLASSES)
+        return Films(paths, CLASSES, SYNTHETIC_SIZE, round(0.8 * SYNTHETIC_PATIENTS))
+    with console.status(f"dividing {wishes.data.name} among {len(names)} hospitals by patient"):
+        divided = divide_npz(wishes.data, names, folder)
+    for warning in divided.warnings:
+        console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
+    return Films(
+        list(divided.paths), divided.classes, divided.input_size, _patients(divided.paths[0])
+    )
+
+
+def _patients(path: Path) -> int:
+    """Roughly the training patients of a site. Only a demonstration may look across sites."""
+    import numpy as np
+
+    with np.load(path, allow_pickle=False) as arrays:
+        return round(0.8 * len(np.unique(arrays["patient_ids"])))
+
+
+def _found(folder: Path, names: list[str], port: int) -> dict[str, str]:
+    """The authority, and a code for each site."""
+    home = str(folder / "coordinator")
+    call("coordinator", "init", "demo", "--state", home)
+    codes = {}
+    for name in names:
+        text = call(
+            "coordinator", "invite", name,
+            "--address", f"127.0.0.1:{port}", "--state", home, "--json",
+        )  # fmt: skip
+        codes[name] = json.loads(text)["code"]
+    return codes
+
+
+def _coordinator(folder: Path, plan_file: Path, port: int) -> Daemon:
+    daemon = Daemon.start(
+        "coordinator", folder / "coordinator.log", "coordinator", "start",
+        "--plan", str(plan_file), "--listen", f"127.0.0.1:{port}",
+        "--state", str(folder / "coordinator"),
+    )  # fmt: skip
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        if any(event.get("event") == "listening" for event in daemon.news()):
+            return daemon
+        if daemon.ended_badly():
+            break
+        time.sleep(0.1)
+    stop_all([daemon])
+    raise StateError(f"the coordinator did not start:\n{daemon.last_lines()}")
+
+
+def _enrol(folder: Path, codes: dict[str, str], films: Films, *, private: bool) -> None:
+    def one(item: tuple[tuple[str, str], Path]) -> None:
+        (name, code), path = item
+        write_yaml(site_file(path, private=private), folder / f"{name}.yaml")
+        call("worker", "enrol", code, "--state", str(folder / name))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(one, zip(codes.items(), films.paths, strict=True)))
+
+
+def _worker(folder: Path, name: str) -> Daemon:
+    return Daemon.start(
+        name, folder / f"{name}.log", "worker", "run",
+        "--config", str(folder / f"{name}.yaml"), "--state", str(folder / name),
+    )  # fmt: skip
+
+
+def _follow(daemons: list[Daemon], board: Board, console: Console) -> None:
+    """Show progress until the study is over. Raises StateError when a daemon dies."""
+    coordinator, workers = daemons[0], daemons[1:]
+    with Live(board.render(), console=console, refresh_per_second=4) as live:
+        while not board.over:
+            _hear(coordinator, board.hear_coordinator, console)
+            for worker in workers:
+                for event in worker.news():
+                    board.hear_site(worker.name, event)
+            live.update(board.render())
+            for daemon in daemons:
+                if daemon.ended_badly():
+                    raise StateError(f"{daemon.name} ended:\n{daemon.last_lines()}")
+            if coordinator.process.poll() is not None:
+                _hear(coordinator, board.hear_coordinator, console)
+                break
+            time.sleep(0.2)
+        live.update(board.render())
+    if not board.over:
+        raise StateError(f"the coordinator stopped early:\n{coordinator.last_lines()}")
+    coordinator.process.wait(60)
+
+
+def _hear(
+    daemon: Daemon, take: Callable[[dict[str, Any]], str | None], console: Console
+) -> None:
+    for event in daemon.news():
+        line = take(event)
+        if line is not None:
+            console.print(line, highlight=False, soft_wrap=True)

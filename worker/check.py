@@ -1,0 +1,154 @@
+"""`primia-worker check` and `budget`: would this site start, and what has it spent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.table import Table
+from rich.text import Text
+
+from primia.config import load_site
+from primia.config.plan import StudyPlan
+from primia.config.site import SiteConfig
+from primia.errors import PrimiaError
+from primia.imaging.readers import load_cohort
+from primia.privacy.ledger import Ledger
+from primia.wire.client import FederationClient
+from worker.home import SiteIdentity, load
+from worker.state import WorkerState
+from worker.study import checked_plan
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding; `detail` is the fact, or cause and remedy."""
+
+    name: str
+    ok: bool
+    detail: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+
+def check_site(folder: Path, config_file: Path) -> list[Check]:
+    """Go through what `run` would need, in order; what depends on a failed step is left out."""
+    found: list[Check] = []
+
+    def step(name: str, work: Callable[[], T], say: Callable[[T], str]) -> T | None:
+        try:
+            result = work()
+        except PrimiaError as err:
+            found.append(Check(name, False, str(err)))
+            return None
+        found.append(Check(name, True, say(result)))
+        return result
+
+    config = step("site file", lambda: load_site(config_file), lambda _: str(config_file))
+    identity = step("identity", lambda: load(folder), lambda i: f"{i.site} at {i.address}")
+    step("ledger", lambda: _verify_ledger(folder), lambda rows: f"{rows} charges, chain holds")
+    if identity is None or config is None:
+        return found
+    plan = step("plan", lambda: _fetch_plan(folder, identity, config), _describe)
+    if plan is not None:
+        step("films", lambda: _films(folder, config, plan), lambda text: text)
+    return found
+
+
+def _verify_ledger(folder: Path) -> int:
+    with Ledger(folder / "ledger.db") as ledger:
+        return ledger.verify().rows
+
+
+def _fetch_plan(folder: Path, identity: SiteIdentity, config: SiteConfig) -> StudyPlan:
+    state = WorkerState(folder)
+    link = FederationClient(identity.address, identity.tls())
+    try:
+        return checked_plan(link.get_study(), identity, config.caps, state)
+    finally:
+        link.close()
+        state.close()
+
+
+def _describe(plan: StudyPlan) -> str:
+    return f"{plan.study}: {plan.rounds} rounds, {len(plan.sites)} sites, within this site's caps"
+
+
+def _films(folder: Path, config: SiteConfig, plan: StudyPlan) -> str:
+    cohort = load_cohort(
+        config.data,
+        classes=plan.model.classes,
+        input_size=plan.model.input_size,
+        min_patients=config.caps.min_patients,
+        split_key=(folder / "split.key").read_bytes(),
+    )
+    warnings = "".join(f"; {w}" for w in cohort.warnings)
+    return (
+        f"{len(cohort.train)} films of {cohort.train.patient_count} patients to train on, "
+        f"{len(cohort.validation)} of {cohort.validation.patient_count} to validate, "
+        f"{cohort.quarantined} quarantined{warnings}"
+    )
+
+
+def checks_table(found: list[Check]) -> Table:
+    """The findings for people."""
+    table = Table(title="site check", show_lines=False)
+    table.add_column("")
+    table.add_column("what")
+    table.add_column("finding", overflow="fold")
+    for check in found:
+        mark = Text("ok", style="green") if check.ok else Text("no", style="bold red")
+        table.add_row(mark, check.name, Text(check.detail))
+    return table
+
+
+def budget_json(folder: Path, config_file: Path) -> dict[str, Any]:
+    """The ledger in figures. ε is null after a release without privacy: there is no bound."""
+    caps = load_site(config_file).caps
+    load(folder)
+    with Ledger(folder / "ledger.db") as ledger:
+        rows = ledger.rows()
+        spent = ledger.spent(caps.max_delta)
+    return {
+        "epsilon_spent": spent if spent != float("inf") else None,
+        "epsilon_cap": caps.max_epsilon,
+        "delta": caps.max_delta,
+        "charges": [
+            {
+                "number": r.number,
+                "plan": r.plan,
+                "round": r.round,
+                "attempt": r.attempt,
+                "mechanism": None if r.mechanism is None else asdict(r.mechanism),
+                "time": r.time,
+            }
+            for r in rows
+        ],
+    }
+
+
+def budget_table(found: dict[str, Any]) -> Table:
+    """The ledger for people."""
+    spent = found["epsilon_spent"]
+    shown = "no bound (a release without privacy)" if spent is None else f"{spent:.3f}"
+    table = Table(title=f"ε spent {shown} of {found['epsilon_cap']:g} at δ = {found['delta']:g}")
+    for column in ("charge", "time", "plan", "round", "sampling", "noise", "steps"):
+        table.add_column(column, justify="right")
+    for row in found["charges"]:
+        m = row["mechanism"]
+        figures = (
+            ("-", "-", "-")
+            if m is None
+            else (f"{m['sampling_rate']:g}", f"{m['noise_multiplier']:g}", str(m["steps"]))
+        )
+        table.add_row(
+            str(row["number"]), row["time"], row["plan"][:12], str(row["round"]), *figures
+        )
+    return table

@@ -1,0 +1,119 @@
+"""`primia-worker`: the hospital's commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from primia.cli.console import out, print_json, run
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Take part in a federated study: films stay here, only a noised, masked update leaves.",
+)
+
+State = Annotated[
+    Path, typer.Option("--state", help="The worker's folder.", envvar="PRIMIA_STATE")
+]
+Config = Annotated[Path, typer.Option("--config", help="The site file, YAML.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+HERE = Path("worker-state")
+
+
+@app.command()
+def enrol(
+    code: Annotated[str, typer.Argument(help="The one-time code of the invitation.")],
+    state: State = HERE,
+    fingerprint: Annotated[
+        str | None,
+        typer.Option(help="The authority's fingerprint as heard by telephone; checked."),
+    ] = None,
+) -> None:
+    """Make this site's key, have it certified, and remember whom to trust."""
+    from worker import home
+
+    identity, found = home.enrol(state, code, fingerprint)
+    out.print(f"[green]enrolled[/] as {identity.site} at {identity.address}", soft_wrap=True)
+    out.print(f"authority {found}", soft_wrap=True)
+    if fingerprint is None:
+        out.print("Compare it with the fingerprint the coordinator's operator reads to you.")
+
+
+@app.command("run")
+def run_(
+    config: Config,
+    state: State = HERE,
+    log_json: Annotated[bool, typer.Option(help="Log JSON lines.")] = False,
+) -> None:
+    """Dial the coordinator and take part in rounds until the study is over."""
+    from primia.config import load_site
+    from primia.logs import configure
+    from worker import daemon
+
+    configure(json=log_json)
+    daemon.run(state, load_site(config))
+
+
+@app.command()
+def check(config: Config, state: State = HERE, json: Json = False) -> None:
+    """Would this site start? Identity, link, plan against caps, films; says what fails."""
+    from worker.check import check_site, checks_table
+
+    found = check_site(state, config)
+    if json:
+        print_json([c.as_dict() for c in found])
+    else:
+        out.print(checks_table(found))
+    if not all(c.ok for c in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def budget(config: Config, state: State = HERE, json: Json = False) -> None:
+    """What the ledger holds: ε spent, the cap, every charge."""
+    from worker.check import budget_json, budget_table
+
+    found = budget_json(state, config)
+    if json:
+        print_json(found)
+    else:
+        out.print(budget_table(found))
+
+
+@app.command()
+def peers(
+    state: State = HERE,
+    forget: Annotated[
+        str, typer.Option(help="Drop a peer's pin, after comparing its new fingerprint.")
+    ] = "",
+) -> None:
+    """The certificates pinned for the other sites."""
+    from rich.table import Table
+
+    from primia.errors import StateError
+    from primia.types import SiteId
+    from worker.home import load
+    from worker.state import WorkerState
+
+    load(state)
+    book = WorkerState(state)
+    if forget:
+        if not book.forget_peer(SiteId(forget)):
+            raise StateError(f"no certificate is pinned for {forget}")
+        out.print(f"forgot {forget}; its certificate is pinned anew when next seen")
+        return
+    table = Table(title="pinned peers")
+    table.add_column("site")
+    table.add_column("certificate (SHA-256)", overflow="fold")
+    for site, fingerprint in book.peers().items():
+        table.add_row(site, fingerprint)
+    out.print(table)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run(app)

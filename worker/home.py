@@ -1,0 +1,112 @@
+"""The worker's folder: its identity, what it remembers, its ledger, its stored updates.
+
+    STATE/identity/  site.key site.pem authority.pem     (0600 in 0700)
+    STATE/worker.db  STATE/ledger.db  STATE/blobs/  STATE/split.key  STATE/lock
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from primia.errors import IdentityError, StateError
+from primia.identity import keyfile
+from primia.identity.certificate import Role, check_issued, check_key, fingerprint, from_pem, to_pem
+from primia.identity.invitation import Invitation, read_code
+from primia.privacy.ledger import Ledger
+from primia.storage.folder import StateFolder
+from primia.types import SiteId
+from primia.wire.channel import ClientTls
+from worker.state import WorkerState
+
+_EMPTY = "nobody enrolled here; run: primia-worker enrol CODE --state "
+
+
+@dataclass(frozen=True)
+class SiteIdentity:
+    """Who this worker is, and whom it trusts."""
+
+    site: SiteId
+    address: str  # of the coordinator
+    certificate: x509.Certificate
+    authority: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+    def tls(self) -> ClientTls:
+        """What it dials with."""
+        return ClientTls(
+            authority=to_pem(self.authority),
+            certificate=to_pem(self.certificate),
+            key=keyfile.key_to_pem(self.key),
+        )
+
+
+def enrol(folder: Path, code: str, expected: str | None) -> tuple[SiteIdentity, str]:
+    """Turn a code into an identity in `folder`; returns it and the authority's fingerprint.
+
+    expected: the fingerprint heard by telephone, if it is to be compared here and now.
+    Raises IdentityError, Unreachable, StateError; nothing is trusted then.
+    """
+    from primia.wire.client import enrol as ask
+
+    invitation = read_code(code)
+    if expected is not None and _plain(expected) != _plain(invitation.fingerprint):
+        raise IdentityError(
+            f"the code is for the authority {invitation.fingerprint}, not for the fingerprint "
+            "given; do not enrol, and call the coordinator's operator"
+        )
+    with StateFolder(folder):
+        identity = folder / "identity"
+        if (identity / "site.pem").exists():
+            raise StateError(
+                f"{folder} is enrolled already; use another folder, or move this one away"
+            )
+        key_path = identity / "site.key"
+        # The key is on disk before it is certified: a reply that gets lost can be asked for again.
+        if not key_path.exists():
+            keyfile.store_key(key_path, keyfile.new_key())
+        key = keyfile.load_key(key_path)
+        enrolled = ask(invitation, key)
+        _start_books(folder, invitation)
+        keyfile.store(identity / "authority.pem", to_pem(enrolled.authority))
+        keyfile.store(identity / "site.pem", to_pem(enrolled.certificate))
+    return load(folder), fingerprint(enrolled.authority)
+
+
+def _start_books(folder: Path, invitation: Invitation) -> None:
+    """The empty ledger, the split key, the address; the certificate comes last and seals it."""
+    state = WorkerState(folder)
+    state.note("address", invitation.address)
+    state.note("site", invitation.site)
+    state.close()
+    Ledger(folder / "ledger.db", create=True).close()
+    if not (folder / "split.key").exists():
+        keyfile.store(folder / "split.key", os.urandom(32))
+
+
+def load(folder: Path) -> SiteIdentity:
+    """Read the identity back and check it. Raises IdentityError or StateError."""
+    if not (folder / "identity" / "site.pem").exists():
+        raise StateError(f"{folder}: {_EMPTY}{folder}")
+    state = WorkerState(folder)
+    address, site = state.noted("address"), state.noted("site")
+    state.close()
+    if address is None or site is None:
+        raise StateError(f"{folder}: {_EMPTY}{folder}")
+    authority = from_pem(keyfile.load(folder / "identity" / "authority.pem"))
+    certificate = from_pem(keyfile.load(folder / "identity" / "site.pem"))
+    key = keyfile.load_key(folder / "identity" / "site.key")
+    check_key(certificate, key)
+    identity = check_issued(certificate, authority, role=Role.SITE, now=datetime.now(UTC))
+    if identity.name != site:
+        raise IdentityError(f"the certificate is for {identity}, the folder for {site}")
+    return SiteIdentity(SiteId(site), address, certificate, authority, key)
+
+
+def _plain(text: str) -> str:
+    return "".join(c for c in text.lower() if c in "0123456789abcdef")

@@ -1,0 +1,92 @@
+"""Join the study: check the plan and the peers before anything is trained.
+
+Nothing the coordinator sends is believed on its word. The plan must be signed by the coordinator's
+certificate, be the one pinned here, and fit this site's caps; each peer's certificate must come
+from the authority and be the one first seen.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import structlog
+from cryptography import x509
+
+from primia.config import StudyPlan, plan_digest, plan_from_canonical
+from primia.config.site import Caps
+from primia.errors import IdentityError, PolicyRefused
+from primia.identity.certificate import Role, check_issued, fingerprint, from_pem
+from primia.identity.signing import verify
+from primia.settle import settle
+from primia.types import SiteId
+from primia.wire.handler import StudyBundle
+from primia.wire.labels import PLAN_LABEL, ROUND_LABEL
+from worker.home import SiteIdentity
+from worker.state import WorkerState
+from worker.work import check_plan
+
+log = structlog.get_logger()
+
+
+def checked_plan(
+    bundle: StudyBundle, identity: SiteIdentity, caps: Caps, state: WorkerState
+) -> StudyPlan:
+    """The plan, if signature, pin and caps hold; pinned from now on.
+
+    Raises IdentityError (signature, certificate), ConfigError (unreadable), PolicyRefused (caps,
+    or another plan than the pinned one).
+    """
+    coordinator = from_pem(bundle.coordinator)
+    who = check_issued(
+        coordinator, identity.authority, role=Role.COORDINATOR, now=datetime.now(UTC)
+    )
+    if not verify(coordinator, PLAN_LABEL, bundle.plan, bundle.signature):
+        raise IdentityError(
+            "the plan's signature does not verify; nothing was trained. Tell the coordinator's "
+            "operator that the plan was changed on the way"
+        )
+    plan = plan_from_canonical(bundle.plan)
+    if plan.study != who.name:
+        raise IdentityError(f"the plan is for the study {plan.study!r}, the coordinator is {who}")
+    if settle(plan) != plan:
+        raise PolicyRefused("the plan leaves its noise open; the coordinator must settle it first")
+    spent = check_plan(plan, caps, identity.site)
+    state.pin_plan(plan_digest(plan))
+    log.info(
+        "plan_accepted",
+        study=plan.study,
+        plan=plan_digest(plan),
+        epsilon="no privacy" if spent is None else round(spent, 3),
+    )
+    return plan
+
+
+class Peers:
+    """Certificates of the roster, each from the authority and each pinned when first seen."""
+
+    def __init__(self, identity: SiteIdentity, state: WorkerState) -> None:
+        self._identity = identity
+        self._state = state
+        self._known: dict[SiteId, x509.Certificate] = {}
+
+    def learn(self, certificates: tuple[bytes, ...], plan: StudyPlan) -> None:
+        """Take certificates (PEM) in. Raises IdentityError for one that does not hold."""
+        for pem in certificates:
+            certificate = from_pem(pem)
+            who = check_issued(
+                certificate, self._identity.authority, role=Role.SITE, now=datetime.now(UTC)
+            )
+            site = SiteId(who.name)
+            if site not in plan.site_ids:
+                raise IdentityError(f"{who} is not on the plan's roster; nothing was trained")
+            self._state.pin_peer(site, fingerprint(certificate))
+            self._known[site] = certificate
+
+    def knows(self, sites: set[SiteId]) -> bool:
+        """Whether every one of `sites` has a certificate here."""
+        return sites <= self._known.keys()
+
+    def verify(self, site: SiteId, statement: bytes, signature: bytes) -> bool:
+        """Whether `site`'s certified key signed a round's statement."""
+        certificate = self._known.get(site)
+        return certificate is not None and verify(certificate, ROUND_LABEL, statement, signature)
