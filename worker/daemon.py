@@ -362,8 +362,11 @@ class Participant:
 
     def _refuse(self, round_id: RoundId, err: PrimiaError) -> None:
         log.error("round_left", round=round_id.number, attempt=round_id.attempt, reason=str(err))
-        if self._update is not None and self._update.signed is not None:
-            # It was promised to a sum that did not come about; the next attempt makes a new one.
+        promised = self._update is not None and self._update.signed is not None
+        if promised and isinstance(err, PolicyRefused):
+            # It was promised to a sum with sites that did not come back, and may join no other;
+            # the next attempt trains anew and charges that, too.
+            assert self._update is not None  # noqa: S101  (`promised` says so)
             self._state.retire_update(self._update)
         try:
             self._retrying(lambda: self._link.answer(Declined(round_id, _outward(err))))

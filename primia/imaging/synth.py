@@ -123,7 +123,7 @@ class Anatomy(_Columns):
             "lung_top": (0.62, 0.78), "diaphragm": (0.36, 0.56), "heart": (0.28, 0.38),
             "heart_shift": (0.06, 0.16), "rib_count": (8.5, 11.5), "rib_slope": (0.25, 0.55),
             "rib_phase": (0, 1), "bone": (0.08, 0.18), "side": (-1, 1), "lobe": (-0.42, 0.28),
-            "extent": (0.26, 0.40), "severity": (0.95, 1.3),
+            "extent": (0.28, 0.42), "severity": (0.95, 1.3),
         })  # fmt: skip
 
 
@@ -241,7 +241,7 @@ def _disease(
     hilum = np.exp(-((np.abs(x) - 0.40) ** 2 / 0.14 + (y + 0.05) ** 2 / 0.30))
     strands = np.abs(_noise(x.shape, 0.06, rng))
     blotches = np.clip(1 + 0.5 * _noise(x.shape, 0.15, rng), 0.2, 2)
-    haze = hilum * blotches * (0.15 + 0.65 * np.clip(1.3 - 1.3 * strands, 0, 1))
+    haze = hilum * blotches * (0.15 + 0.55 * np.clip(1.3 - 1.3 * strands, 0, 1))
 
     lobar = (kind == CLASSES.index("bacterial"))[:, None, None]
     diffuse = (kind == CLASSES.index("viral"))[:, None, None]
@@ -275,9 +275,9 @@ def _film_noise(site: int) -> float:
 def _tone(site: int, n: int, rng: np.random.Generator) -> tuple[Any, Any, Any]:
     """Middle grey, contrast and gamma (n, 1) of each film: by the site's habit, and by chance."""
     habit = np.array([(0.50, 0.85, 1.0), (0.45, 0.78, 1.10), (0.54, 0.90, 0.88)])[site % 3]
-    middle = habit[0] + rng.normal(0, 0.05, (n, 1))
-    contrast = habit[1] * rng.uniform(0.8, 1.1, (n, 1))
-    return middle, contrast, habit[2] * rng.uniform(0.85, 1.2, (n, 1))
+    middle = habit[0] + rng.normal(0, 0.025, (n, 1))
+    contrast = habit[1] * rng.uniform(0.9, 1.08, (n, 1))
+    return middle, contrast, habit[2] * rng.uniform(0.9, 1.12, (n, 1))
 
 
 def _noise(shape: tuple[int, ...], grain: float, rng: np.random.Generator) -> Grid:

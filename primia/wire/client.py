@@ -18,7 +18,7 @@ from primia.identity.enrolment import Enrolled, check_reply, make_request
 from primia.identity.invitation import Invitation
 from primia.identity.keyfile import key_to_pem
 from primia.protocol.messages import Answer
-from primia.types import Digest, sha256
+from primia.types import Digest
 from primia.wire import convert
 from primia.wire.channel import CHUNK, ClientTls, connect
 from primia.wire.diagnosis import diagnose, served_certificate
@@ -103,26 +103,34 @@ class FederationClient:
 
         Raises PeerError when it is longer than `max_bytes` or its SHA-256 is another.
         """
-        data = bytearray()
+        pieces: list[bytes] = []
+        received = 0
+        hasher = hashlib.sha256()
 
         def attempt() -> None:
-            request = pb.FetchRequest(digest=bytes.fromhex(digest), offset=len(data))
+            nonlocal received
+            request = pb.FetchRequest(digest=bytes.fromhex(digest), offset=received)
             call = self._stub.FetchModel(request, timeout=_deadline_s(max_bytes))
             try:
                 for chunk in call:
-                    if chunk.offset != len(data) or not 0 < len(chunk.data) <= CHUNK:
+                    piece = chunk.data  # protobuf copies at every look
+                    if chunk.offset != received or not 0 < len(piece) <= CHUNK:
                         raise PeerError("a piece of the model that does not follow the last one")
-                    if len(data) + len(chunk.data) > max_bytes:
+                    if received + len(piece) > max_bytes:
                         raise PeerError(f"a model of more than the {max_bytes} bytes expected")
-                    data.extend(chunk.data)
-                    on_progress(len(data))
+                    pieces.append(piece)
+                    hasher.update(piece)
+                    received += len(piece)
+                    on_progress(received)
             finally:
                 call.cancel()  # no effect on one that has ended
 
-        self._persist(attempt, lambda: len(data))
-        if sha256(data) != digest:
-            raise PeerError(f"the model that arrived is not {digest}: its digest is {sha256(data)}")
-        return bytes(data)
+        self._persist(attempt, lambda: received)
+        if hasher.hexdigest() != digest:
+            raise PeerError(
+                f"the model that arrived is not {digest}: its digest is {hasher.hexdigest()}"
+            )
+        return b"".join(pieces)
 
     def upload(
         self,

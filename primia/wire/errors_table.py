@@ -8,6 +8,7 @@ is logged there under an incident number, and the caller hears that and tries ag
 from __future__ import annotations
 
 import secrets
+import traceback
 
 import grpc
 import structlog
@@ -54,7 +55,9 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str, str]:
         if cls in CODES:
             return CODES[cls], clean(str(error)), cls.__name__
     incident = secrets.token_hex(4)
-    log.error("call_failed", incident=incident, error=type(error).__name__, exc_info=error)
+    # As text, not exc_info: some log renderers print local variables, keys among them.
+    trace = "".join(traceback.format_exception(error))
+    log.error("call_failed", incident=incident, error=type(error).__name__, trace=trace)
     text = f"the coordinator has a fault of its own (incident {incident}, see its log); try later"
     return OWN_FAULT, text, Unreachable.__name__
 

@@ -179,9 +179,10 @@ class FederationServicer(federation_pb2_grpc.FederationServicer):
 
 def _chunks(frames: Iterator[pb.UploadFrame]) -> Iterator[bytes]:
     for frame in frames:
-        if frame.WhichOneof("body") != "data" or not 0 < len(frame.data) <= CHUNK:
+        data = frame.data  # protobuf copies at every look
+        if frame.WhichOneof("body") != "data" or not 0 < len(data) <= CHUNK:
             raise PeerError(f"an upload frame that is not 1 to {CHUNK} bytes of data")
-        yield frame.data
+        yield data
 
 
 def _key(message: pb.UploadKey) -> UploadKey:

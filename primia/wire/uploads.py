@@ -13,6 +13,7 @@ from typing import BinaryIO
 from primia.errors import PeerError, StateError, Unreachable
 from primia.identity.certificate import Identity
 from primia.types import Digest
+from primia.wire.channel import CHUNK
 from primia.wire.handler import FederationHandler, UploadKey, UploadSlot
 
 
@@ -65,10 +66,10 @@ class Uploads:
                 writer.turn += 1
                 turn = writer.turn
             with file:
-                self._append(identity, header, chunks, file, writer, turn)
+                found = self._append(identity, header, chunks, file, writer, turn)
                 with writer.lock:
                     _check_turn(writer, turn)
-                    self._finish(identity, header, slot.path, file)
+                    self._finish(identity, header, slot.path, file, found)
         except OSError as err:
             raise StateError(f"cannot spool an upload to {slot.path}: {err.strerror}") from err
 
@@ -80,7 +81,9 @@ class Uploads:
         file: BinaryIO,
         writer: _Writer,
         turn: int,
-    ) -> None:
+    ) -> str:
+        """Write the chunks behind the first `offset` bytes; the SHA-256 of all of it."""
+        hasher = _hash_first(file, header.offset)
         received = header.offset
         for chunk in chunks:
             received += len(chunk)
@@ -90,14 +93,16 @@ class Uploads:
                 _check_turn(writer, turn)
                 file.write(chunk)
                 file.flush()
+            hasher.update(chunk)
             self._handler.upload_progress(identity, header.key, received, header.length)
         if received < header.length:
             raise Unreachable(f"the upload stopped at {received} of {header.length} bytes")
+        return hasher.hexdigest()
 
-    def _finish(self, identity: Identity, header: UploadHeader, path: Path, file: BinaryIO) -> None:
+    def _finish(
+        self, identity: Identity, header: UploadHeader, path: Path, file: BinaryIO, found: str
+    ) -> None:
         os.fsync(file.fileno())
-        with path.open("rb") as whole:
-            found = hashlib.file_digest(whole, "sha256").hexdigest()
         if found != header.sha256:
             path.unlink()  # which part is wrong cannot be known
             raise Unreachable("the bytes that arrived do not match their SHA-256; send them again")
@@ -119,8 +124,17 @@ def _open_at(slot: UploadSlot, header: UploadHeader) -> BinaryIO:
     handle = os.open(slot.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     file = os.fdopen(handle, "r+b")
     file.truncate(header.offset)
-    file.seek(header.offset)
     return file
+
+
+def _hash_first(file: BinaryIO, size: int) -> hashlib._Hash:
+    """SHA-256 of the first `size` bytes, leaving the file positioned behind them."""
+    hasher = hashlib.sha256()
+    file.seek(0)
+    for start in range(0, size, CHUNK):
+        hasher.update(file.read(min(CHUNK, size - start)))
+    file.seek(size)
+    return hasher
 
 
 def _check_turn(writer: _Writer, turn: int) -> None:

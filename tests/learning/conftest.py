@@ -1,11 +1,11 @@
-"""Small, seeded things to train on. A seeded stream stands for entropy in tests only."""
+"""Small, seeded things to train on."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from seeded_stream import seeded_entropy
 
 from primia.imaging.dataset import Films
 from primia.learning.terms import LocalTerms, Privacy
@@ -14,13 +14,6 @@ from primia.learning.terms import LocalTerms, Privacy
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     torch.set_num_threads(1)
-
-
-def seeded_entropy(seed: int):
-    """Bytes that look like entropy and are the same in every run."""
-    key = seed.to_bytes(32, "little")
-    encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
-    return lambda size: encryptor.update(bytes(size))
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@ import math
 
 import numpy as np
 import pytest
-from conftest import seeded_entropy
 from hypothesis import given
 from hypothesis import strategies as st
+from seeded_stream import seeded_entropy
 
 from primia.learning.sampling import films_of, poisson_patients
 
@@ -42,9 +42,7 @@ def test_the_rate_is_never_exceeded_at_the_boundary():
     drawn=st.sets(st.integers(0, 9)),
     limit=st.integers(1, 5),
 )
-def test_films_are_those_of_the_drawn_side_by_side_and_no_more_than_the_limit(
-    owners, drawn, limit
-):
+def test_films_are_those_of_the_drawn_side_by_side_and_no_more_than_the_limit(owners, drawn, limit):
     patients = np.array(owners, np.int64)
     rows = films_of(np.array(sorted(drawn), np.int64), patients, limit, seeded_entropy(3))
     assert len(set(rows.tolist())) == rows.size

@@ -98,6 +98,7 @@ def test_masks_that_did_not_cancel_are_noticed_when_decoding():
         decode_sum(garbage, bits=24, value_range=1.0, sites=3)
 
 
+@settings(deadline=None)
 @given(arrays(np.int64, st.integers(0, 30), elements=st.integers(0, COUNT_LIMIT)))
 def test_counts_come_back_exactly(counts):
     assert np.array_equal(decode_counts(encode_counts(counts)), counts)

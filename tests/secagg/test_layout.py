@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from primia.secagg.layout import Layout
@@ -15,6 +15,7 @@ SEGMENTS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(SEGMENTS)
 def test_what_is_concatenated_splits_into_the_same_parts(segments):
     layout = Layout(tuple(segments))

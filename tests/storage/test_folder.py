@@ -52,8 +52,11 @@ def test_a_path_that_cannot_be_a_folder_is_named(tmp_path):
         StateFolder(tmp_path / "file" / "state")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_is_not_writable_is_named(tmp_path):
-    (tmp_path / "state").mkdir(mode=0o500)
-    with pytest.raises(StateError, match="state"):
+def test_a_folder_that_is_not_writable_is_named(tmp_path, monkeypatch):
+    def refuse(*_args):
+        raise PermissionError(13, "Permission denied")  # root would be let through for real
+
+    (tmp_path / "state").mkdir(mode=0o700)
+    monkeypatch.setattr("primia.storage.folder.os.open", refuse)
+    with pytest.raises(StateError, match=r"cannot write in .*/state: Permission denied"):
         StateFolder(tmp_path / "state")

@@ -151,6 +151,7 @@ def test_an_upload_to_a_closed_round_is_refused_at_once(world, upload_key):
     late = dataclasses.replace(upload_key, round=dataclasses.replace(upload_key.round, number=2))
     with pytest.raises(RoundFailed, match="closed"):
         world.client().upload(late, b"x")
+    assert world.handler.asked == 1  # a refusal is no broken link: it is not tried again
 
 
 def test_an_upload_above_the_plans_length_is_refused(world, upload_key):
