@@ -122,7 +122,7 @@ class Anatomy(_Columns):
             "body": (0.90, 1.10), "lung_centre": (0.43, 0.49), "lung_width": (0.31, 0.38),
             "lung_top": (0.62, 0.78), "diaphragm": (0.36, 0.56), "heart": (0.28, 0.38),
             "heart_shift": (0.06, 0.16), "rib_count": (8.5, 11.5), "rib_slope": (0.25, 0.55),
-            "rib_phase": (0, 1), "bone": (0.08, 0.18), "side": (-1, 1), "lobe": (-0.42, 0.28),
+            "rib_phase": (0, 1), "bone": (0.05, 0.11), "side": (-1, 1), "lobe": (-0.42, 0.28),
             "extent": (0.28, 0.42), "severity": (0.95, 1.3),
         })  # fmt: skip
 
@@ -241,7 +241,7 @@ def _disease(
     hilum = np.exp(-((np.abs(x) - 0.40) ** 2 / 0.14 + (y + 0.05) ** 2 / 0.30))
     strands = np.abs(_noise(x.shape, 0.06, rng))
     blotches = np.clip(1 + 0.5 * _noise(x.shape, 0.15, rng), 0.2, 2)
-    haze = hilum * blotches * (0.15 + 0.55 * np.clip(1.3 - 1.3 * strands, 0, 1))
+    haze = hilum * blotches * (0.15 + 0.62 * np.clip(1.3 - 1.3 * strands, 0, 1))
 
     lobar = (kind == CLASSES.index("bacterial"))[:, None, None]
     diffuse = (kind == CLASSES.index("viral"))[:, None, None]

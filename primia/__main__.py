@@ -1,0 +1,5 @@
+"""`python -m primia` is `primia`."""
+
+from primia.cli.main import main
+
+main()
