@@ -1,1 +1,1 @@
-"""The research lead's side: enrols sites, runs the rounds of one study, keeps what was committed."""
+"""The research lead's side: enrols sites, runs one study's rounds, keeps what was committed."""

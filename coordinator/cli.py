@@ -95,7 +95,7 @@ def start(
     plan: Annotated[
         Path | None, typer.Option(help="The plan, YAML; needed at the first start only.")
     ] = None,
-    listen: Annotated[str, typer.Option(help="host:port to serve at.")] = "0.0.0.0:8443",  # noqa: S104
+    listen: Annotated[str, typer.Option(help="host:port to serve at.")] = "0.0.0.0:8443",
     stay: Annotated[bool, typer.Option(help="Keep serving when the study is over.")] = False,
     log_json: Annotated[bool, typer.Option(help="Log JSON lines.")] = False,
 ) -> None:

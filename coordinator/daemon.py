@@ -1,4 +1,4 @@
-"""The coordinator as a process: take the folder, settle and sign the plan, serve, run the rounds."""
+"""The coordinator as a process: take the folder, sign the plan, serve, run the rounds."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _plan(folder: Path, state: CoordinatorState, blobs: Blobs, file: Path | None
             "changes once started: use a new folder, or leave --plan out"
         )
     pinned = state.study()
-    assert pinned is not None  # noqa: S101  (it was just pinned)
+    assert pinned is not None
     return plan_from_canonical(pinned.plan)
 
 
@@ -127,7 +127,7 @@ def _serve(
     certificate, key = home.coordinator_identity(folder)
     root = home.authority_certificate(folder)
     pinned = state.study()
-    assert pinned is not None  # noqa: S101  (`_plan` has pinned it)
+    assert pinned is not None
 
     def signed(site: SiteId, statement: bytes, signature: bytes) -> bool:
         owner = next((s for s in state.sites() if s.site == site), None)

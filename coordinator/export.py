@@ -24,7 +24,7 @@ def write_export(state: CoordinatorState, home: Path, folder: Path) -> list[Path
     """
     record = study_record(state)
     pinned = state.study()
-    assert pinned is not None  # noqa: S101  (study_record has looked)
+    assert pinned is not None
     plan = plan_from_canonical(pinned.plan)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,9 @@ def write_export(state: CoordinatorState, home: Path, folder: Path) -> list[Path
             _save(folder / name, model, plan, blobs, pinned.parameters)
             written.append(folder / name)
     except OSError as err:
-        raise StateError(f"cannot write to {folder}: {err.strerror}; choose another folder") from err
+        raise StateError(
+            f"cannot write to {folder}: {err.strerror}; choose another folder"
+        ) from err
     return written
 
 

@@ -1,8 +1,8 @@
 """The coordinator's folder: authority, own key and certificate, database, blobs, the lock.
 
-    STATE/authority/   authority.key authority.pem   (may be kept offline once all are enrolled)
-    STATE/identity/    coordinator.key coordinator.pem
-    STATE/coordinator.db  STATE/blobs/  STATE/uploads/  STATE/lock
+STATE/authority/   authority.key authority.pem   (may be kept offline once all are enrolled)
+STATE/identity/    coordinator.key coordinator.pem
+STATE/coordinator.db  STATE/blobs/  STATE/uploads/  STATE/lock
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ def initialise(folder: Path, study: str) -> str:
             f"{study!r} is not a study name: use lower-case letters, digits and hyphens"
         ) from err
     with StateFolder(folder):
-        made = authority.create(
-            folder / "authority", study, now=now(), valid_days=AUTHORITY_DAYS
-        )
+        made = authority.create(folder / "authority", study, now=now(), valid_days=AUTHORITY_DAYS)
         key = keyfile.new_key()
         certificate = made.issue_coordinator(
             key.public_key(), study, now=now(), valid_days=CERTIFICATE_DAYS

@@ -144,7 +144,7 @@ class RoundDriver:
         with self._changed:
             self._hear(site)
             if self._round is not None:
-                self._feed(Progress(site))
+                self._feed(self._round, Progress(site))
 
     def upload_limit(self, site: SiteId, round_id: RoundId) -> int:
         """Bytes that an upload of `site` must have now. Raises PeerError when none is awaited."""
@@ -158,7 +158,7 @@ class RoundDriver:
         """The site does not take part any more, from now on."""
         with self._changed:
             if self._round is not None:
-                self._feed(SiteLost(site))
+                self._feed(self._round, SiteLost(site))
 
     def everyone_knows(self) -> bool:
         """Whether every site that is there has heard that the study is over."""
@@ -178,7 +178,7 @@ class RoundDriver:
                 raise PeerError("this round is closed; wait for the next instruction")
             if current.phase in (Phase.DONE, Phase.ABORTED):
                 raise PeerError("this round is closed; wait for the next instruction")
-            self._feed(event)
+            self._feed(current, event)
 
     def _hear(self, site: SiteId) -> None:
         if site not in self._heard:
@@ -213,7 +213,7 @@ class RoundDriver:
                 if self._round is None or self._round.phase in (Phase.DONE, Phase.ABORTED):
                     self._open_next()
                 else:
-                    self._feed(Tick())
+                    self._feed(self._round, Tick())
                 self._changed.wait(self._pause())
 
     def _pause(self) -> float:
@@ -250,7 +250,7 @@ class RoundDriver:
             now=self._clock(),
         )
         self._round = machine
-        self._carry_out(machine.start())
+        self._carry_out(machine, machine.start())
 
     def _invited(self) -> set[SiteId]:
         """Enrolled sites of the roster; those away now may still come before the round ends."""
@@ -272,18 +272,15 @@ class RoundDriver:
 
     # --- the machine -------------------------------------------------------------------------
 
-    def _feed(self, event: Event) -> None:
-        """One event into the machine, its commands out. PeerError passes through, changing nothing."""
-        assert self._round is not None  # noqa: S101  (callers have looked, under the lock)
+    def _feed(self, machine: CoordinatorRound, event: Event) -> None:
+        """One event in, its commands out. PeerError passes through, with nothing changed."""
         try:
-            self._carry_out(self._round.handle(event, self._clock()))
+            self._carry_out(machine, machine.handle(event, self._clock()))
         except StateError as err:
             self._failure = err
             raise
 
-    def _carry_out(self, commands: list[Command]) -> None:
-        machine = self._round
-        assert machine is not None  # noqa: S101  (callers have looked, under the lock)
+    def _carry_out(self, machine: CoordinatorRound, commands: list[Command]) -> None:
         if machine.phase is Phase.TRAINING:
             self._ready = set(machine.answered)
         elif machine.phase is Phase.KEYS and commands:
@@ -291,9 +288,9 @@ class RoundDriver:
         for command in commands:
             match command:
                 case Commit(total, contributors):
-                    self._commit(total, contributors)
+                    self._commit(machine, total, contributors)
                 case Abort(reason, _):
-                    self._abort(reason)
+                    self._abort(machine, reason)
         if machine.phase not in (Phase.DONE, Phase.ABORTED):
             shown = (machine.phase.value, machine.waiting_for)
             if shown != self._shown:
@@ -308,9 +305,10 @@ class RoundDriver:
         if commands:
             self._changed.notify_all()
 
-    def _participation(self, contributors: tuple[SiteId, ...]) -> list[Participation]:
-        assert self._round is not None  # noqa: S101  (callers have looked, under the lock)
-        dropped = {d.site: d for d in self._round.dropped}
+    def _participation(
+        self, machine: CoordinatorRound, contributors: tuple[SiteId, ...]
+    ) -> list[Participation]:
+        dropped = {d.site: d for d in machine.dropped}
         return [
             Participation(
                 site=site,
@@ -319,28 +317,28 @@ class RoundDriver:
                 phase=dropped[site].phase.value if site in dropped else "",
                 reason=dropped[site].reason if site in dropped else "",
             )
-            for site in self._round.terms.invited
+            for site in machine.terms.invited
         ]
 
-    def _abort(self, reason: str) -> None:
-        assert self._round is not None  # noqa: S101  (callers have looked, under the lock)
-        round_id = self._round.terms.round
-        self._state.abort_attempt(round_id.attempt, reason, self._participation(()))
+    def _abort(self, machine: CoordinatorRound, reason: str) -> None:
+        round_id = machine.terms.round
+        self._state.abort_attempt(round_id.attempt, reason, self._participation(machine, ()))
         pause = min(LONGEST_PAUSE_S, 2.0**self._aborts)
         self._aborts += 1
         self._not_before = self._clock() + pause
         log.warning("round_aborted", round=round_id.number, attempt=round_id.attempt, reason=reason)
 
-    def _commit(self, total: Ring, contributors: tuple[SiteId, ...]) -> None:
+    def _commit(
+        self, machine: CoordinatorRound, total: Ring, contributors: tuple[SiteId, ...]
+    ) -> None:
         """Make the sum count: blobs first, then one row that says so."""
-        assert self._round is not None  # noqa: S101  (callers have looked, under the lock)
-        round_id = self._round.terms.round
+        round_id = machine.terms.round
         try:
             sums = self.terms.contribution.decode(total, contributors=len(contributors))
             scores = self.terms.score(sums.metrics, contributors)
-        except (RoundFailed, ValueError) as err:
+        except (RoundFailed, PeerError) as err:
             self._discarded = f"the sum was discarded: {err}"
-            self._abort(self._discarded)
+            self._abort(machine, self._discarded)
             return
         before = self._state.models()[-1]
         model, norm = None, None
@@ -351,7 +349,7 @@ class RoundDriver:
             model = self._store(round_id.number, after)
         self._state.commit_attempt(
             round_id.attempt,
-            self._participation(contributors),
+            self._participation(machine, contributors),
             scores_of=before.number,
             scores=scores,
             model=model,

@@ -169,9 +169,7 @@ class CoordinatorState:
             row = db.execute("SELECT * FROM study").fetchone()
         if row is None:
             return None
-        return PinnedStudy(
-            row["plan"], row["signature"], Digest(row["digest"]), row["parameters"]
-        )
+        return PinnedStudy(row["plan"], row["signature"], Digest(row["digest"]), row["parameters"])
 
     # --- invitations and sites ---------------------------------------------------------------
 
@@ -271,9 +269,7 @@ class CoordinatorState:
 
     # --- rounds ------------------------------------------------------------------------------
 
-    def open_attempt(
-        self, plan: Digest, number: int, kind: RoundKind, model: Digest
-    ) -> RoundId:
+    def open_attempt(self, plan: Digest, number: int, kind: RoundKind, model: Digest) -> RoundId:
         """Begin an attempt; its number is above every earlier one, also across restarts."""
         with self._db.transaction() as db:
             cursor = db.execute(
@@ -281,7 +277,7 @@ class CoordinatorState:
                 "VALUES (?, ?, ?, ?, 'training', '[]')",
                 (number, kind.value, model, self._clock()),
             )
-        assert cursor.lastrowid is not None  # noqa: S101  (an INSERT has one)
+        assert cursor.lastrowid is not None
         return RoundId(plan, number, cursor.lastrowid, kind, model)
 
     def set_phase(self, attempt: int, phase: str, waiting_for: Iterable[str]) -> None:
@@ -311,9 +307,7 @@ class CoordinatorState:
         scores_of: number of the model that was evaluated (the one the round started from).
         model: what the round made, its blobs already durable; None for an evaluation.
         """
-        self._close(
-            attempt, Outcome.COMMITTED, "", update_norm, sites, (scores_of, scores), model
-        )
+        self._close(attempt, Outcome.COMMITTED, "", update_norm, sites, (scores_of, scores), model)
 
     def _close(
         self,

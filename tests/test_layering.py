@@ -104,9 +104,7 @@ def test_the_light_layers_do_not_load_torch(module: str) -> None:
 def test_help_does_not_load_what_only_work_needs(module: str) -> None:
     heavy = "{'torch', 'numpy', 'grpc', 'pydantic', 'matplotlib', 'scipy', 'dp_accounting'}"
     code = f"import sys, {module}; sys.exit(' '.join({heavy} & set(sys.modules)) or 0)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], check=False, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 0, f"loads {done.stderr}"
 
 

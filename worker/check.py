@@ -21,7 +21,6 @@ from worker.home import SiteIdentity, load
 from worker.state import WorkerState
 from worker.study import checked_plan
 
-
 T = TypeVar("T")
 
 

@@ -16,9 +16,7 @@ app = typer.Typer(
     help="Take part in a federated study: films stay here, only a noised, masked update leaves.",
 )
 
-State = Annotated[
-    Path, typer.Option("--state", help="The worker's folder.", envvar="PRIMIA_STATE")
-]
+State = Annotated[Path, typer.Option("--state", help="The worker's folder.", envvar="PRIMIA_STATE")]
 Config = Annotated[Path, typer.Option("--config", help="The site file, YAML.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 HERE = Path("worker-state")

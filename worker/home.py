@@ -1,7 +1,7 @@
 """The worker's folder: its identity, what it remembers, its ledger, its stored updates.
 
-    STATE/identity/  site.key site.pem authority.pem     (0600 in 0700)
-    STATE/worker.db  STATE/ledger.db  STATE/blobs/  STATE/split.key  STATE/lock
+STATE/identity/  site.key site.pem authority.pem     (0600 in 0700)
+STATE/worker.db  STATE/ledger.db  STATE/blobs/  STATE/split.key  STATE/lock
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ class WorkerState:
                     self._clock(),
                 ),
             )  # fmt: skip
-        assert cursor.lastrowid is not None  # noqa: S101  (an INSERT has one)
+        assert cursor.lastrowid is not None
         return StoredUpdate(cursor.lastrowid, digest, None)
 
     def update_for(self, round_id: RoundId) -> StoredUpdate | None:
@@ -137,9 +137,7 @@ class WorkerState:
     def retire_update(self, update: StoredUpdate) -> None:
         """Never offer this contribution again; the next attempt makes and charges a new one."""
         with self._db.transaction() as db:
-            db.execute(
-                "UPDATE updates SET retired_at = ? WHERE id = ?", (self._clock(), update.id)
-            )
+            db.execute("UPDATE updates SET retired_at = ? WHERE id = ?", (self._clock(), update.id))
 
     def updates_before(self, number: int) -> list[Digest]:
         """Blobs of rounds below `number`; they are of no more use."""

@@ -143,7 +143,7 @@ class LocalWork:
             self.ledger.afford(mechanism, self._cap(), self.caps.max_delta)
 
     def _charge(self, round_id: RoundId, update: StoredUpdate) -> None:
-        head = self.ledger.charge(
+        row = self.ledger.charge(
             plan=round_id.plan,
             round_number=round_id.number,
             attempt=round_id.attempt,
@@ -153,11 +153,14 @@ class LocalWork:
             cap_delta=self.caps.max_delta,
             time=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+        # Kept outside the ledger: a ledger put back to an older copy is found at the next start.
+        head = self.ledger.head()
+        self.state.note("ledger_head", f"{head.rows}:{head.digest}")
         spent = self.spent()
         log.info(
             "charged",
             round=round_id.number,
-            ledger_row=head.number,
+            ledger_row=row.number,
             epsilon_spent=None if math.isinf(spent) else round(spent, 4),
         )
 

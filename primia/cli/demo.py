@@ -18,9 +18,7 @@ def demo(
     sites: Annotated[int, typer.Option(min=3, max=20, help="Hospitals.")] = 3,
     rounds: Annotated[int | None, typer.Option(min=1, max=1000)] = None,
     no_dp: Annotated[bool, typer.Option("--no-dp", help="Train without privacy.")] = False,
-    keep: Annotated[
-        Path | None, typer.Option(help="Keep everything in this new folder.")
-    ] = None,
+    keep: Annotated[Path | None, typer.Option(help="Keep everything in this new folder.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the synthetic films.")] = 0,
 ) -> None:
     """Hospitals and a coordinator as processes on this machine train a classifier together.

@@ -47,13 +47,17 @@ def price(file: PlanFile, json: Json = False) -> None:
         if json:
             print_json({"study": plan.study, "epsilon": None, "privacy": "none"})
         else:
-            out.print("[bold yellow]privacy: none[/] - no bound on what the model shows of a patient")
+            out.print(
+                "[bold yellow]privacy: none[/] - no bound on what the model shows of a patient"
+            )
         return
     priced = price_plan(plan)
     if json:
         print_json({"study": plan.study, **priced.as_dict(), "sites": list(plan.sites)})
         return
-    table = Table(title=f"{plan.study}: ε of one patient at δ = {priced.delta:g}, add or remove one")
+    table = Table(
+        title=f"{plan.study}: ε of one patient at δ = {priced.delta:g}, add or remove one"
+    )
     for column in ("rounds", "steps", "ε (PLD, decides)", "ε (RDP, for comparison)"):
         table.add_column(column, justify="right")
     for row in priced.rows:

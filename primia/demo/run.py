@@ -87,9 +87,7 @@ def _films(folder: Path, names: list[str], wishes: Wishes, console: Console) -> 
     if wishes.data is None:
         with console.status(f"drawing synthetic films for {len(names)} hospitals"):
             drawn = {
-                name: synthesise(
-                    SYNTHETIC_PATIENTS, size=SYNTHETIC_SIZE, seed=wishes.seed, site=i
-                )
+                name: synthesise(SYNTHETIC_PATIENTS, size=SYNTHETIC_SIZE, seed=wishes.seed, site=i)
                 for i, name in enumerate(names)
             }
             paths = write_site_npz(drawn, folder, CLASSES)
@@ -182,9 +180,7 @@ def _follow(daemons: list[Daemon], board: Board, console: Console) -> None:
     coordinator.process.wait(60)
 
 
-def _hear(
-    daemon: Daemon, take: Callable[[dict[str, Any]], str | None], console: Console
-) -> None:
+def _hear(daemon: Daemon, take: Callable[[dict[str, Any]], str | None], console: Console) -> None:
     for event in daemon.news():
         line = take(event)
         if line is not None:

@@ -80,9 +80,7 @@ def unpack_state(data: bytes) -> ServerState:
     """Read a checkpoint. Raises StateError when it is not one."""
     try:
         tensors = load(data)
-        return ServerState(
-            tensors["weights"], tensors["first_moment"], tensors["second_moment"]
-        )
+        return ServerState(tensors["weights"], tensors["first_moment"], tensors["second_moment"])
     except (SafetensorError, KeyError) as err:
         raise StateError(f"checkpoint is damaged ({err}); restore the state folder") from err
 

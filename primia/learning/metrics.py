@@ -52,7 +52,8 @@ class MetricLayout:
         128 of them keep AUC to three digits for a timid model as for a sure one.
         """
         limit = np.arcsinh(_SCORE_LIMIT / _SCORE_SCALE)
-        place = (np.arcsinh(np.nan_to_num(scores) / _SCORE_SCALE) / limit + 1) / 2
+        within = np.clip(np.nan_to_num(scores), -_SCORE_LIMIT, _SCORE_LIMIT)
+        place = (np.arcsinh(within / _SCORE_SCALE) / limit + 1) / 2
         bins: Ints = np.clip((place * self.bins).astype(np.int64), 0, self.bins - 1)
         return bins
 

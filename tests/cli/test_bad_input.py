@@ -166,9 +166,7 @@ class Coordinator:
         data = canonical_bytes(settle(load_plan(plan_path)))
         _, key = home.coordinator_identity(self.folder)
         digest = plan_digest(settle(load_plan(plan_path)))
-        self.state.pin_study(
-            PinnedStudy(data, sign(key, PLAN_LABEL, signed or data), digest, 1000)
-        )
+        self.state.pin_study(PinnedStudy(data, sign(key, PLAN_LABEL, signed or data), digest, 1000))
 
 
 @pytest.fixture
@@ -268,7 +266,9 @@ def test_a_struck_site_is_refused_at_its_next_call(
     run: Run, lead: Coordinator, north: Path, site_file: Path, plan_file: Path
 ) -> None:
     lead.pin(plan_file)
-    assert run(coordinator.cli.main, "roster", "--strike", "north", "--state", lead.folder).code == 0
+    assert (
+        run(coordinator.cli.main, "roster", "--strike", "north", "--state", lead.folder).code == 0
+    )
     ended = run(worker.cli.main, "run", "--config", site_file, "--state", north)
     assert ended.code == 1
     assert "struck from the roster" in ended.line
@@ -371,9 +371,7 @@ def test_a_folder_without_a_coordinator_says_how_to_make_one(run: Run, tmp_path:
     assert "primia-coordinator init" in ended.line
 
 
-def test_state_that_is_open_to_others_is_refused(
-    run: Run, north: Path, site_file: Path
-) -> None:
+def test_state_that_is_open_to_others_is_refused(run: Run, north: Path, site_file: Path) -> None:
     north.chmod(0o755)
     ended = run(worker.cli.main, "run", "--config", site_file, "--state", north)
     assert ended.code == 1
@@ -388,5 +386,3 @@ def test_help_answers_within_half_a_second_of_processor_time() -> None:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
-
-

@@ -122,9 +122,7 @@ def test_the_canonical_form_round_trips(q: float, delta: float, sigma: float, ro
 
 def test_the_site_file_resolves_paths_beside_itself(tmp_path: Path) -> None:
     path = tmp_path / "site.yaml"
-    path.write_text(
-        "data: {kind: folder, path: films}\ncaps: {max_epsilon: 8, max_delta: 1e-4}\n"
-    )
+    path.write_text("data: {kind: folder, path: films}\ncaps: {max_epsilon: 8, max_delta: 1e-4}\n")
     assert load_site(path).data.path == tmp_path / "films"
 
 

@@ -52,7 +52,7 @@ def test_a_small_network_tells_the_classes_apart_by_shape(films, held_out):
     x = (torch.from_numpy(films.pixels).float()[:, None] / 255 - 0.4) / 0.25
     y, train = torch.from_numpy(films.labels), torch.from_numpy(np.flatnonzero(~held_out))
     optimiser = torch.optim.Adam(net.parameters(), 3e-3)
-    for _ in range(9):
+    for _ in range(12):
         for batch in train[torch.randperm(len(train))].split(32):
             optimiser.zero_grad()
             nn.functional.cross_entropy(net(x[batch]), y[batch]).backward()

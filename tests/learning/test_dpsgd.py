@@ -56,8 +56,11 @@ def test_the_size_of_a_physical_batch_changes_nothing(physical, monkeypatch):
 
 
 def test_resnet_with_in_place_relu_agrees_with_the_loop():
-    model = build("resnet18-gn", input_size=28, channels=3, classes=3)
-    assert_equal_to_loop(model, batch([1, 2], channels=3, classes=3), 1.0)
+    # In float64: at 28 px its last stages are 1 px wide, and a group norm over 16 values loses
+    # three digits in float32, in the loop as well.
+    model = build("resnet18-gn", input_size=28, channels=3, classes=3).double()
+    pixels, labels, patients = batch([1, 2], channels=3, classes=3)
+    assert_equal_to_loop(model, (pixels.double(), labels, patients), 1.0)
 
 
 def test_four_stages_at_48_px_agree_with_the_loop():

@@ -142,5 +142,3 @@ class Federation:
 def committed(result: dict[str, Any]) -> list[int]:
     """Numbers of committed rounds, in the order of their attempts."""
     return [a["number"] for a in result["attempts"] if a["outcome"] == "committed"]
-
-

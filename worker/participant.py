@@ -1,0 +1,247 @@
+"""The loop of a worker: a thin driver around the site's round machine.
+
+It waits, hands over, carries out. A failed round never ends it; a bug still does, loudly.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+
+from primia.errors import (
+    DataError,
+    IdentityError,
+    PeerError,
+    PolicyRefused,
+    PrimiaError,
+    RoundFailed,
+    Unreachable,
+)
+from primia.identity.signing import sign
+from primia.protocol.messages import (
+    AdvertiseKeys,
+    Closed,
+    Declined,
+    Instruction,
+    RoundId,
+    ShareSecrets,
+    Train,
+)
+from primia.protocol.site import SitePhase, SiteRound
+from primia.protocol.site_events import (
+    CannotTakePart,
+    Command,
+    Forget,
+    Remember,
+    Send,
+    TrainLocally,
+    UpdateReady,
+    Upload,
+)
+from primia.types import Digest
+from primia.wire.client import FederationClient
+from primia.wire.handler import UploadKey
+from primia.wire.labels import ROUND_LABEL
+from worker.home import SiteIdentity
+from worker.state import StoredUpdate
+from worker.study import Peers
+from worker.work import LocalWork
+
+log = structlog.get_logger()
+
+SHORTEST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 30.0
+
+
+class Stopped(Exception):  # noqa: N818  (not an error: the operator asked for it)
+    """SIGTERM or SIGINT came while local work was going on."""
+
+
+class Pause:
+    """Back-off with full jitter, so that sites cut off together do not come back together."""
+
+    def __init__(self) -> None:
+        self._longest_s = SHORTEST_PAUSE_S
+
+    def reset(self) -> None:
+        """The last call went well."""
+        self._longest_s = SHORTEST_PAUSE_S
+
+    def wait(self, stop: threading.Event, why: str) -> None:
+        """Say why and when the next try is, then wait or be stopped."""
+        seconds = random.uniform(SHORTEST_PAUSE_S / 2, self._longest_s)  # noqa: S311
+        self._longest_s = min(LONGEST_PAUSE_S, 2 * self._longest_s)
+        log.warning("coordinator_unreachable", why=why, next_try_s=round(seconds, 1))
+        stop.wait(seconds)
+
+
+class Participant:
+    """The loop: one instruction at a time, from the coordinator through the machine and back."""
+
+    def __init__(
+        self,
+        identity: SiteIdentity,
+        peers: Peers,
+        work: LocalWork,
+        link: FederationClient,
+        stop: threading.Event,
+        model_bytes: int,
+    ) -> None:
+        self._identity = identity
+        self._peers = peers
+        self._work = work
+        self._state = work.state
+        self._link = link
+        self._stop = stop
+        self._model_bytes = model_bytes
+        self._round: SiteRound | None = None
+        self._update: StoredUpdate | None = None
+        self._session = b""
+
+    def serve(self) -> None:
+        """Until the study is over or `stop` is set.
+
+        Raises IdentityError when the coordinator refuses this site, StateError for our own disk.
+        """
+        after, pause = 0, Pause()
+        while not self._stop.is_set():
+            try:
+                news = self._link.attend(after)
+                pause.reset()
+                if news.study_over is not None:
+                    log.info("study_over", reason=news.study_over)
+                    return
+                if news.instruction is not None:
+                    self._obey(news.instruction)
+                    after = news.serial
+            except Stopped:
+                return
+            except Unreachable as err:
+                if not self._stop.is_set():
+                    pause.wait(self._stop, str(err))
+            except (PeerError, RoundFailed) as err:
+                log.warning("instruction_refused_by_coordinator", reason=str(err))
+                pause.wait(self._stop, str(err))
+
+    def _obey(self, instruction: Instruction) -> None:
+        """Carry out one instruction; what this site refuses becomes a Declined, and a log line."""
+        if isinstance(instruction, Closed):
+            self._close(instruction)
+            return
+        try:
+            self._learn_peers(instruction)
+            machine = self._round
+            if machine is None or machine.round != instruction.round:
+                machine = self._round = self._begin(instruction.round)
+            self._session = getattr(instruction, "session", self._session)
+            if machine.phase is SitePhase.FRESH and not isinstance(instruction, Train):
+                # We were restarted after Ready: the stored update is offered again first.
+                self._carry_out(machine, machine.handle(Train(instruction.round)))
+            self._carry_out(machine, machine.handle(instruction))
+        except (PolicyRefused, PeerError, DataError, IdentityError) as err:
+            if isinstance(err, IdentityError) and not isinstance(instruction, ShareSecrets):
+                raise
+            self._refuse(instruction.round, err)
+
+    def _learn_peers(self, instruction: Instruction) -> None:
+        """Sites may have enrolled since we started; ask before their signatures are needed."""
+        if isinstance(instruction, AdvertiseKeys) and not self._peers.knows(
+            set(instruction.cohort)
+        ):
+            self._peers.learn(self._link.get_study().sites, self._work.plan)
+
+    def _begin(self, round_id: RoundId) -> SiteRound:
+        """A machine for a new attempt; what was promised before comes from disk."""
+        self._update = self._state.update_for(round_id)
+        self._session = b""
+        plan = self._work.plan
+        return SiteRound(
+            me=self._identity.site,
+            round=round_id,
+            floor=max(self._work.caps.min_cohort, plan.schedule.quorum),
+            roster=plan.site_ids,
+            sign=lambda statement: sign(self._identity.key, ROUND_LABEL, statement),
+            verify=self._peers.verify,
+            entropy=os.urandom,
+            last_attempt=self._state.last_attempt(),
+            signed_before=None if self._update is None else self._update.signed,
+        )
+
+    def _carry_out(self, machine: SiteRound, commands: list[Command]) -> None:
+        for command in commands:
+            match command:
+                case TrainLocally(round_id):
+                    self._carry_out(machine, self._train(machine, round_id))
+                case Remember(record):
+                    self._state.remember(record, self._update)
+                case Send(answer):
+                    self._retrying(partial(self._link.answer, answer))
+                case Upload(masked):
+                    key = UploadKey(machine.round, self._session)
+                    self._retrying(partial(self._link.upload, key, masked.data))
+                    log.info("update_sent", round=machine.round.number)
+                case Forget():
+                    self._round = None
+
+    def _train(self, machine: SiteRound, round_id: RoundId) -> list[Command]:
+        """Local work; a refusal by data or budget is answered, not fatal."""
+        log.info("working", round=round_id.number, attempt=round_id.attempt, kind=round_id.kind)
+        try:
+            vector, self._update = self._work.prepare(round_id, self._fetch, self._on_step)
+        except (PolicyRefused, DataError) as err:
+            log.error("cannot_take_part", round=round_id.number, reason=str(err))
+            return machine.handle(CannotTakePart(_outward(err)))
+        return machine.handle(UpdateReady(vector))
+
+    def _fetch(self, digest: Digest) -> bytes:
+        return self._link.fetch_model(digest, max_bytes=self._model_bytes)
+
+    def _on_step(self, _done: int, _of: int) -> None:
+        if self._stop.is_set():
+            raise Stopped
+
+    def _retrying(self, call: Callable[[], None]) -> None:
+        """Repeat a call that the link broke; it is answered from the record. Bounded by `stop`."""
+        pause = Pause()
+        while True:
+            try:
+                return call()
+            except Unreachable as err:
+                if self._stop.is_set():
+                    raise Stopped from err
+                pause.wait(self._stop, str(err))
+
+    def _refuse(self, round_id: RoundId, err: PrimiaError) -> None:
+        log.error("round_left", round=round_id.number, attempt=round_id.attempt, reason=str(err))
+        update = self._update
+        if update is not None and update.signed is not None and isinstance(err, PolicyRefused):
+            # It was promised to a sum with sites that did not come back, and may join no other;
+            # the next attempt trains anew and charges that, too.
+            self._state.retire_update(update)
+        try:
+            self._retrying(lambda: self._link.answer(Declined(round_id, _outward(err))))
+        except (PeerError, RoundFailed) as late:
+            log.info("decline_not_needed", reason=str(late))
+
+    def _close(self, closed: Closed) -> None:
+        if self._round is not None and self._round.round == closed.round:
+            self._carry_out(self._round, self._round.handle(closed))
+        log.info(
+            "round_closed",
+            round=closed.round.number,
+            attempt=closed.round.attempt,
+            outcome=closed.outcome.value,
+            reason=closed.reason,
+        )
+
+
+def _outward(err: PrimiaError) -> str:
+    """What the coordinator may hear: no path, no count, no line of a table."""
+    if isinstance(err, DataError):
+        return "its films cannot be used at present; its operator sees why"
+    return str(err)
