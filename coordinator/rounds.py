@@ -1,4 +1,4 @@
-"""The driver: one round at a time through the machine, its commands carried out, its ends committed.
+"""The driver: one round at a time through the machine, commands carried out, ends committed.
 
 gRPC threads call in (`attend`, `answer`, `update_arrived`); one thread of the daemon runs `run`,
 which opens attempts and lets time pass. One lock guards the machine. What has to survive is in
@@ -146,12 +146,19 @@ class RoundDriver:
             if self._round is not None:
                 self._feed(self._round, Progress(site))
 
-    def upload_limit(self, site: SiteId, round_id: RoundId) -> int:
-        """Bytes that an upload of `site` must have now. Raises PeerError when none is awaited."""
+    def upload_limit(self, site: SiteId, round_id: RoundId, session: bytes) -> int:
+        """Bytes that an upload of `site` has, if one is awaited now. Raises PeerError if not."""
         with self._changed:
             current = self._round
-            if current is None or current.terms.round != round_id:
-                raise PeerError("this round is closed; the update stays at the site")
+            awaited = (
+                current is not None
+                and current.terms.round == round_id
+                and current.phase is Phase.MASKED_UPDATE
+                and current.session == session
+                and site in current.waiting_for
+            )
+            if current is None or not awaited:
+                raise PeerError("no update of this site is awaited; it stays at the site")
             return 4 * current.terms.vector_length
 
     def site_struck(self, site: SiteId) -> None:

@@ -108,9 +108,10 @@ class Service:
     def upload_slot(self, identity: Identity, key: UploadKey) -> UploadSlot:
         """A spool file of this site, round and session alone."""
         site = SiteId(identity.name)
-        limit = self._driver.upload_limit(site, key.round)
         path = self._uploads / f"{key.round.attempt}-{site}-{sha256(key.session)[:16]}"
-        return UploadSlot(path, limit, complete=path in self._complete)
+        if path in self._complete:
+            return UploadSlot(path, 0, complete=True)
+        return UploadSlot(path, self._driver.upload_limit(site, key.round, key.session))
 
     def upload_progress(
         self,

@@ -101,7 +101,8 @@ def status_panel(state: CoordinatorState) -> RenderableType:
     if now is not None:
         waiting = ", ".join(now["waiting_for"]) or "nobody"
         line = Text(
-            f"round {now['round']} (attempt {now['attempt']}): {now['phase']}, waiting for {waiting}"
+            f"round {now['round']} (attempt {now['attempt']}): {now['phase']}, "
+            f"waiting for {waiting}"
         )
     return Group(summary(record), line, quality_of_sites(record))
 

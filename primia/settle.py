@@ -54,7 +54,7 @@ def settle(plan: StudyPlan) -> StudyPlan:
 
 
 def price_plan(plan: StudyPlan) -> Price:
-    """Price a plan at a few round counts up to the whole. Raises ConfigError for `privacy: none`."""
+    """Price a plan at some round counts up to the whole. ConfigError for `privacy: none`."""
     whole = study_mechanism(plan)
     if plan.privacy == "none" or whole is None:
         raise ConfigError("privacy: none has no price; there is no bound on what a patient shows")

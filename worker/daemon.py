@@ -1,4 +1,4 @@
-"""The worker as a process: folder, ledger, link, plan, films; then the loop of `worker.participant`.
+"""The worker as a process: folder, ledger, link, plan, films; then `worker.participant`.
 
 SIGTERM is heard within seconds, in training after the step at hand.
 """

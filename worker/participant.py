@@ -58,7 +58,7 @@ SHORTEST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 
 
-class Stopped(Exception):  # noqa: N818  (not an error: the operator asked for it)
+class Stopped(Exception):
     """SIGTERM or SIGINT came while local work was going on."""
 
 

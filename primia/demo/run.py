@@ -1,4 +1,4 @@
-"""Make films, authority and sites in a folder, run a federation of real processes, show the result."""
+"""Make films, authority and sites in a folder, and run a federation of real processes."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class FedAvg:
 
 @dataclass(frozen=True)
 class FedAdam:
-    """Adam on the mean update, with adaptivity `tau` as in the paper and without bias correction."""
+    """Adam on the mean update, with the paper's adaptivity `tau` and no bias correction."""
 
     learning_rate: float
     beta1: float = 0.9

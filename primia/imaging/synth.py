@@ -20,6 +20,7 @@ Grid = npt.NDArray[Any]  # float32, one plane per film: (n, size, size), or (n, 
 
 CLASSES = ("normal", "bacterial", "viral")
 FILMS_PER_PATIENT = (0.45, 0.30, 0.15, 0.10)  # share of patients with 1, 2, 3, 4 films
+_KNOTS = 49  # quantiles that are set; with 13 of them, histograms still told 0.75 (AUC)
 _BATCH = 64  # films drawn at a time; bounds the memory
 _SUPERSAMPLED_BELOW = 128  # small films are drawn at twice the size, or thin ribs would alias
 
@@ -252,14 +253,14 @@ def _disease(
 def _expose(attenuation: Grid, site: int, rng: np.random.Generator) -> Pixels:
     """Attenuation to grey (n, size, size) uint8, as a film processor does: by the film's own range.
 
-    Thirteen quantiles of every film are moved to values drawn without regard to its class, so no
+    Every film's quantiles are moved to values drawn without regard to its class, so no
     statistic of the whole film's brightness tells the classes apart.
     """
     n, size, _ = attenuation.shape
     grain = rng.standard_normal(attenuation.shape, np.float32) * np.float32(_film_noise(site))
     noisy = attenuation + grain * (0.15 + attenuation)
     flat = noisy.reshape(n, -1)
-    knots = np.array([0, 0.03, 0.08, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95, 1])
+    knots = np.linspace(0, 1, _KNOTS)
     middle, contrast, gamma = _tone(site, n, rng)
     target = 255 * np.clip(middle + contrast * (knots**gamma - 0.5), 0, 1)
     own = np.quantile(flat, knots, axis=1).T + 1e-6 * np.arange(knots.size)

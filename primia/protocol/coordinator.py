@@ -115,6 +115,11 @@ class CoordinatorRound:
     # --- what the driver and the status page may read ---
 
     @property
+    def session(self) -> bytes:
+        """Names this round's exchange of keys; empty before all keys are there."""
+        return self._session
+
+    @property
     def answered(self) -> tuple[SiteId, ...]:
         """Who has answered in this phase."""
         return tuple(sorted(self._answered))

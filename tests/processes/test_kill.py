@@ -1,4 +1,4 @@
-"""`kill -9` at the worst moments: the study finishes, each round commits once, the record is true."""
+"""`kill -9` at the worst moments: the study finishes and each round commits once."""
 
 from __future__ import annotations
 
