@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PRIMIA_DATA ?= ../shared/data
 export PRIMIA_DATA
 
-.PHONY: demo test test-processes test-docker lint types format protos bench wheelhouse compose-demo clean
+.PHONY: demo test test-processes test-docker lint types format protos bench wheelhouse compose-demo compose-down clean
 
 demo: $(STAMP)
 	$(BIN)/primia demo
@@ -40,3 +40,22 @@ $(STAMP): pyproject.toml constraints.txt
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
+
+# What the images install, so that building them needs no network. Which torch comes (CPU or CUDA)
+# is decided by pip's own settings, as in the installation above.
+wheelhouse: wheelhouse/.complete
+	rm -rf build wheelhouse/primia-*.whl
+	$(BIN)/python -m pip wheel --quiet --no-deps -w wheelhouse .
+	rm -rf build
+
+wheelhouse/.complete: $(STAMP)
+	$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "the images run Python 3.11 and need its wheels: make PYTHON=python3.11 VENV=.venv-3.11 wheelhouse")'
+	rm -rf build wheelhouse
+	$(BIN)/python -m pip wheel --quiet -c constraints.txt -w wheelhouse torch torchvision .
+	touch $@
+
+compose-demo: wheelhouse
+	docker/demo.sh
+
+compose-down:
+	docker/demo.sh down
