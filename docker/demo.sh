@@ -35,7 +35,8 @@ while true; do
     echo "the study did not end within $longest_s s; look at: ${compose[*]} logs" >&2
     exit 1
   fi
-  timeout --foreground "$((until - SECONDS))" docker logs --follow --since "$since" "$coordinator" || true
+  timeout --foreground "$((until - SECONDS))" docker logs --follow --since "$since" "$coordinator" 2>&1 |
+    grep --line-buffered --invert-match "\] phase " || true
   since=$(date +%s)
   sleep 1
 done

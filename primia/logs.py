@@ -32,5 +32,6 @@ def configure(*, json: bool, verbose: bool = False) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.DEBUG if verbose else logging.INFO
         ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # Looked up at each line: whoever redirects standard error gets the lines, too.
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )

@@ -50,7 +50,7 @@ from primia.wire.labels import ROUND_LABEL
 from worker.home import SiteIdentity
 from worker.state import StoredUpdate
 from worker.study import Peers
-from worker.work import LocalWork
+from worker.work import LocalWork, check_round
 
 log = structlog.get_logger()
 
@@ -157,9 +157,11 @@ class Participant:
 
     def _begin(self, round_id: RoundId) -> SiteRound:
         """A machine for a new attempt; what was promised before comes from disk."""
+        plan = self._work.plan
+        check_round(round_id, plan)
+        self._state.check_model(round_id)
         self._update = self._state.update_for(round_id)
         self._session = b""
-        plan = self._work.plan
         return SiteRound(
             me=self._identity.site,
             round=round_id,

@@ -134,6 +134,23 @@ class WorkerState:
         signed = None if row["signed"] is None else tuple(json.loads(row["signed"]))
         return StoredUpdate(row["id"], Digest(row["digest"]), signed)
 
+    def check_model(self, round_id: RoundId) -> None:
+        """Refuse a second model for a round: one round shows what one model made of the films.
+
+        Otherwise a coordinator could ask any number of models, and read each answer.
+        Raises PolicyRefused.
+        """
+        with self._db.transaction() as db:
+            row = db.execute(
+                "SELECT model FROM updates WHERE plan = ? AND number = ? AND model <> ?",
+                (round_id.plan, round_id.number, round_id.model),
+            ).fetchone()
+        if row is not None:
+            raise PolicyRefused(
+                f"round {round_id.number}: this site has answered for the model "
+                f"{row['model'][:16]}… and answers for no second one"
+            )
+
     def retire_update(self, update: StoredUpdate) -> None:
         """Never offer this contribution again; the next attempt makes and charges a new one."""
         with self._db.transaction() as db:

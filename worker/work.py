@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import numpy as np
 import structlog
 
-from primia.config.plan import StudyPlan
+from primia.config.plan import StudyPlan, plan_digest
 from primia.config.site import Caps
 from primia.errors import DataError, PolicyRefused
 from primia.federation.contribution import Contribution
@@ -67,6 +67,19 @@ def check_plan(plan: StudyPlan, caps: Caps, me: SiteId) -> float | None:
             "more noise"
         )
     return spent
+
+
+def check_round(round_id: RoundId, plan: StudyPlan) -> None:
+    """Is this a round of the pinned plan at all? Raises PolicyRefused.
+
+    The plan has rounds 1 to R and one closing evaluation; nothing else is ever answered.
+    """
+    last = plan.rounds + (round_id.kind is RoundKind.EVALUATE)
+    first = plan.rounds + 1 if round_id.kind is RoundKind.EVALUATE else 1
+    if round_id.plan != plan_digest(plan) or not first <= round_id.number <= last:
+        raise PolicyRefused(
+            f"round {round_id.number} ({round_id.kind.value}) is not one of the pinned plan"
+        )
 
 
 @dataclass(frozen=True)

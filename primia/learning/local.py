@@ -89,9 +89,13 @@ class Batch:
 def to_input(pixels: torch.Tensor, channels: int, device: str) -> torch.Tensor:
     """Grey uint8 films (n, size, size) as the network sees them, float32 (n, channels, size, size).
 
-    Constants, not statistics of the site's films: those would be a release of their own.
+    Each film by its own mean and deviation: hospitals differ in exposure, and statistics over the
+    site's films would be a release of their own.
     """
-    scaled = pixels.to(device, torch.float32).div_(255.0).sub_(0.5).div_(0.25)
+    films = pixels.to(device, torch.float32)
+    centred = films - films.mean((1, 2), keepdim=True)
+    deviation = centred.square().mean((1, 2), keepdim=True).sqrt()
+    scaled = centred / deviation.clamp_min(1.0)  # a blank film stays blank
     return scaled[:, None].expand(-1, channels, -1, -1)
 
 

@@ -25,7 +25,7 @@ LOSS_CAP = 16.0
 """Largest loss of one film that is counted; keeps the sum of 4 million films within 32 bits."""
 
 _SCORE_LIMIT = 24.0
-_SCORE_SCALE = 0.5
+_SCORE_SCALE = 0.1
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class MetricLayout:
         return self.classes**2 + 2 * self.classes * self.bins + 2
 
     def bin_of(self, scores: Floats) -> Ints:
-        """The bin of each score, a one-vs-rest logit; any shape, the same shape back.
+        """The bin of each score, a one-vs-rest log-odds with 0 for a guess; any shape.
 
-        Bins are even in asinh(score / 0.5): narrow where classes overlap, wide far out, so that
+        Bins are even in asinh(score / 0.1): narrow where classes overlap, wide far out, so that
         128 of them keep AUC to three digits for a timid model as for a sure one.
         """
         limit = np.arcsinh(_SCORE_LIMIT / _SCORE_SCALE)
@@ -151,10 +151,15 @@ class Metrics:
 
 
 def _one_vs_rest(logits: Floats) -> Floats:
-    """log p_c - log(1 - p_c) for each class, stable: z_c - logsumexp of the others."""
+    """Log-odds of each class, counted from what guessing gives: 0 is p = 1/classes.
+
+    log p_c - log(1 - p_c) + log(classes - 1), stable as z_c minus the log of the others' mean exp.
+    """
+    others = np.log(logits.shape[1] - 1)
     scores = np.empty_like(logits)
     for c in range(logits.shape[1]):
-        scores[:, c] = logits[:, c] - np.logaddexp.reduce(np.delete(logits, c, axis=1), axis=1)
+        rest = np.logaddexp.reduce(np.delete(logits, c, axis=1), axis=1)
+        scores[:, c] = logits[:, c] - rest + others
     return scores
 
 

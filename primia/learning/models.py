@@ -108,21 +108,27 @@ def _small_cnn(input_size: int, channels: int, classes: int) -> nn.Sequential:
     """Stages of 3x3 convolution, GroupNorm, ReLU, halving; 14 k weights, 24 k from 48 px on.
 
     Noise grows with the square root of the number of weights and a hospital has some hundred
-    patients: a small network is the accurate one here, not only the fast one.
+    patients: a small network is the accurate one here, not only the fast one. Convolutions start
+    as He et al. (ICCV 2015) and the last layer at zero; with torch's own start, which is smaller,
+    half of the runs stay on the first plateau for hundreds of steps.
     """
     widths = (16, 32, 32) if input_size < 48 else (16, 32, 32, 32)
     layers: list[nn.Module] = []
     before = channels
     for width in widths:
+        convolution = nn.Conv2d(before, width, 3, padding=1, bias=False)  # the norm has one
+        nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
         layers += [
-            nn.Conv2d(before, width, 3, padding=1),
+            convolution,
             nn.GroupNorm(width // 4, width),
             nn.ReLU(),
             nn.MaxPool2d(2),
         ]
         before = width
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes)]
-    return nn.Sequential(*layers)
+    head = nn.Linear(before, classes)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
 
 
 def _resnet18_gn(channels: int, classes: int) -> nn.Module:

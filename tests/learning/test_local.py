@@ -178,7 +178,14 @@ def test_three_channels_repeat_the_grey_film(films):
     x = to_input(torch.from_numpy(films.pixels[:2]), 3, "cpu")
     assert x.shape == (2, 3, 28, 28)
     assert torch.equal(x[:, 0], x[:, 2])
-    assert -2 <= float(x.min()) <= float(x.max()) <= 2
+
+
+def test_the_network_sees_the_same_film_whatever_its_exposure():
+    film = torch.randint(50, 100, (1, 28, 28), dtype=torch.uint8)
+    brighter = (film.float() * 2 + 20).to(torch.uint8)
+    assert torch.allclose(to_input(film, 1, "cpu"), to_input(brighter, 1, "cpu"), atol=1e-5)
+    blank = torch.full((1, 28, 28), 128, dtype=torch.uint8)
+    assert not to_input(blank, 1, "cpu").any()
 
 
 def test_films_and_weights_that_do_not_fit_the_plan_are_refused(terms, films):

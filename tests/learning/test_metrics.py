@@ -26,7 +26,7 @@ def softmax(logits):
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
-@pytest.mark.parametrize("spread", [0.2, 1.0, 4.0])
+@pytest.mark.parametrize("spread", [0.03, 0.3, 1.0, 4.0])
 @pytest.mark.parametrize("shift", [0.0, 0.7, 3.0])
 def test_auc_from_histograms_is_the_exact_one_to_3_thousandths(classes, spread, shift):
     logits, labels = made_up(1500, classes, spread=spread, shift=shift, seed=classes)
