@@ -42,10 +42,11 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info
 
 # What the images install, so that building them needs no network. Which torch comes (CPU or CUDA)
-# is decided by pip's own settings, as in the installation above.
+# is decided by pip's own settings, as in the installation above. With the date fixed, unchanged
+# sources make the same wheel, and the images' layers are reused.
 wheelhouse: wheelhouse/.complete
 	rm -rf build wheelhouse/primia-*.whl
-	$(BIN)/python -m pip wheel --quiet --no-deps -w wheelhouse .
+	SOURCE_DATE_EPOCH=1735689600 $(BIN)/python -m pip wheel --quiet --no-deps -w wheelhouse .
 	rm -rf build
 
 wheelhouse/.complete: $(STAMP)

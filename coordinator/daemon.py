@@ -12,7 +12,7 @@ import structlog
 from coordinator import home, record
 from coordinator.rounds import RoundDriver, StudyTerms
 from coordinator.service import Service
-from coordinator.state import CoordinatorState, PinnedStudy
+from coordinator.state import CoordinatorState, ModelRow, PinnedStudy
 from primia.config import StudyPlan, canonical_bytes, load_plan, plan_digest, plan_from_canonical
 from primia.errors import ConfigError, StateError
 from primia.federation.optimiser import ServerState, pack_state, pack_weights
@@ -88,14 +88,12 @@ def _pin(folder: Path, state: CoordinatorState, blobs: Blobs, plan: StudyPlan) -
         classes=len(plan.model.classes),
         seed=int(digest[:8], 16),  # nothing secret: anybody with the plan can make model 0
     )
-    if not state.models():
-        start_state = ServerState.start(weights, optimiser(plan))
-        state.add_initial_model(
-            blobs.put(pack_weights(weights)), blobs.put(pack_state(start_state))
-        )
+    start_state = ServerState.start(weights, optimiser(plan))
+    model = ModelRow(0, blobs.put(pack_weights(weights)), blobs.put(pack_state(start_state)), None)
     _, key = home.coordinator_identity(folder)
     data = canonical_bytes(plan)
-    state.pin_study(PinnedStudy(data, sign(key, PLAN_LABEL, data), digest, weights.size))
+    signature = sign(key, PLAN_LABEL, data)
+    state.pin_study(PinnedStudy(data, signature, digest, weights.size), model)
     state.note("state", "running")
 
 

@@ -102,7 +102,9 @@ class RoundDriver:
         for row in state.attempts():
             if row.outcome == "open":
                 everyone = [
-                    Participation(s, False, False, row.phase, "the coordinator was restarted")
+                    Participation(
+                        s, s in row.charged, False, row.phase, "the coordinator was restarted"
+                    )
                     for s in terms.roster
                 ]
                 state.abort_attempt(row.round.attempt, "the coordinator was restarted", everyone)
@@ -112,7 +114,7 @@ class RoundDriver:
     def attend(
         self, site: SiteId, after: int, wait_s: float, stopping: Callable[[], bool]
     ) -> tuple[int, Instruction] | str | None:
-        """The instruction for `site` that is newer than serial `after`, waiting up to `wait_s`.
+        """The instruction for `site` that is not the one of serial `after`; waits up to `wait_s`.
 
         A text means that the study is over, None that there is nothing yet.
         """
@@ -124,7 +126,8 @@ class RoundDriver:
                     self._told_over.add(site)
                     return self._over
                 found = self._instruction(site)
-                if found is not None and found[0] > after:
+                # Not "above": the serials of a coordinator restored from a backup are lower.
+                if found is not None and found[0] != after and self._failure is None:
                     return found
                 left = until - self._clock()
                 if left <= 0 or stopping():
@@ -160,12 +163,6 @@ class RoundDriver:
             if current is None or not awaited:
                 raise PeerError("no update of this site is awaited; it stays at the site")
             return 4 * current.terms.vector_length
-
-    def site_struck(self, site: SiteId) -> None:
-        """The site does not take part any more, from now on."""
-        with self._changed:
-            if self._round is not None:
-                self._feed(self._round, SiteLost(site))
 
     def everyone_knows(self) -> bool:
         """Whether every site that is there has heard that the study is over."""
@@ -220,8 +217,14 @@ class RoundDriver:
                 if self._round is None or self._round.phase in (Phase.DONE, Phase.ABORTED):
                     self._open_next()
                 else:
+                    self._lose_struck(self._round)
                     self._feed(self._round, Tick())
                 self._changed.wait(self._pause())
+
+    def _lose_struck(self, machine: CoordinatorRound) -> None:
+        """Do not wait for sites that were struck meanwhile (by a command, in another process)."""
+        for site in set(machine.waiting_for) - self._invited():
+            self._feed(machine, SiteLost(site))
 
     def _pause(self) -> float:
         """How long nothing can be due; short, so that `stop` is heard."""
@@ -246,7 +249,7 @@ class RoundDriver:
         machine = CoordinatorRound(
             RoundTerms(
                 round=round_id,
-                invited=tuple(sorted(self._invited())),
+                invited=tuple(sorted(self._promised_to(number, present) or self._invited())),
                 quorum=self.terms.quorum,
                 deadline_s=self.terms.deadline_s,
                 grace_s=self.terms.grace_s,
@@ -266,6 +269,18 @@ class RoundDriver:
             for s in self._state.sites()
             if s.struck_at is None and s.site in self.terms.roster
         }
+
+    def _promised_to(self, number: int, present: set[SiteId]) -> set[SiteId]:
+        """The sites that signed for each other in an attempt at this round that then aborted.
+
+        Their updates join a sum of exactly these sites, without another charge. If one of them
+        is away the round is opened to all, and those that signed train anew.
+        """
+        for row in reversed(self._state.attempts()):
+            if row.round.number == number and row.survivors:
+                signed = set(row.survivors)
+                return signed if signed <= present else set()
+        return set()
 
     def _present(self) -> set[SiteId]:
         now = self._clock()
@@ -302,7 +317,12 @@ class RoundDriver:
             shown = (machine.phase.value, machine.waiting_for)
             if shown != self._shown:
                 self._shown = shown
-                self._state.set_phase(machine.terms.round.attempt, *shown)
+                self._state.set_phase(
+                    machine.terms.round.attempt,
+                    *shown,
+                    ready=self._ready,
+                    survivors=machine.contributors,
+                )
                 log.info(
                     "phase",
                     round=machine.terms.round.number,

@@ -44,8 +44,7 @@ class Service:
         self._stopping = stopping
         self._uploads = folder / "uploads"
         self._uploads.mkdir(mode=0o700, exist_ok=True)
-        for leftover in self._uploads.iterdir():  # of rounds that ended with the last daemon
-            leftover.unlink()
+        self._sweep(attempt=None)
         self._complete: set[Path] = set()
 
     def authorise(self, identity: Identity, certificate: x509.Certificate) -> None:
@@ -111,7 +110,15 @@ class Service:
         path = self._uploads / f"{key.round.attempt}-{site}-{sha256(key.session)[:16]}"
         if path in self._complete:
             return UploadSlot(path, 0, complete=True)
-        return UploadSlot(path, self._driver.upload_limit(site, key.round, key.session))
+        slot = UploadSlot(path, self._driver.upload_limit(site, key.round, key.session))
+        self._sweep(attempt=key.round.attempt)
+        return slot
+
+    def _sweep(self, attempt: int | None) -> None:
+        """Delete what uploads of other attempts have left behind."""
+        for leftover in self._uploads.iterdir():
+            if attempt is None or not leftover.name.startswith(f"{attempt}-"):
+                leftover.unlink(missing_ok=True)
 
     def upload_progress(
         self,

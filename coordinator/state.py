@@ -40,6 +40,7 @@ _MIGRATIONS = [
         attempt INTEGER PRIMARY KEY AUTOINCREMENT,
         number INTEGER NOT NULL, kind TEXT NOT NULL, model TEXT NOT NULL,
         opened_at REAL NOT NULL, phase TEXT NOT NULL, waiting_for TEXT NOT NULL,
+        ready TEXT NOT NULL DEFAULT '[]', survivors TEXT NOT NULL DEFAULT '[]',
         closed_at REAL, outcome TEXT, reason TEXT NOT NULL DEFAULT '', update_norm REAL
     ) STRICT;
     CREATE TABLE participation (
@@ -91,7 +92,8 @@ class AttemptRow:
     reason: str
     update_norm: float | None
     contributors: tuple[str, ...]
-    charged: tuple[str, ...]
+    survivors: tuple[SiteId, ...]  # were asked to sign that their sum be opened
+    charged: tuple[str, ...]  # had an update ready, so have charged it
     absent: tuple[Absence, ...]
 
 
@@ -147,8 +149,11 @@ class CoordinatorState:
 
     # --- the plan ----------------------------------------------------------------------------
 
-    def pin_study(self, study: PinnedStudy) -> None:
-        """Keep the plan; a study has one, for ever. Raises StateError for another one."""
+    def pin_study(self, study: PinnedStudy, model: ModelRow) -> None:
+        """Keep the plan and its model 0, together; a study has one plan, for ever.
+
+        Raises StateError when another one is pinned.
+        """
         known = self.study()
         if known is not None:
             if known.digest != study.digest:
@@ -162,6 +167,7 @@ class CoordinatorState:
                 "INSERT INTO study VALUES (1, ?, ?, ?, ?, ?)",
                 (study.plan, study.signature, study.digest, study.parameters, self._clock()),
             )
+            self._insert_model(db, model)
 
     def study(self) -> PinnedStudy | None:
         """The pinned plan, or None before the first start."""
@@ -240,13 +246,17 @@ class CoordinatorState:
         ]  # fmt: skip
 
     def strike(self, site: SiteId) -> None:
-        """Refuse `site` from its next call on. Raises StateError when it is not enrolled."""
+        """Refuse `site` from its next call on, and void the codes it has not used yet.
+
+        Raises StateError when there is nothing to refuse.
+        """
         with self._db.transaction() as db:
+            void = db.execute("DELETE FROM invitations WHERE site = ? AND issued IS NULL", (site,))
             done = db.execute(
                 "UPDATE sites SET struck_at = ? WHERE site = ? AND struck_at IS NULL",
                 (self._clock(), site),
             )
-            if done.rowcount == 0:
+            if done.rowcount == 0 and void.rowcount == 0:
                 raise StateError(f"{site} is not on the roster, or was struck before")
 
     def check_site(self, site: SiteId, fingerprint: str) -> None:
@@ -280,12 +290,25 @@ class CoordinatorState:
         assert cursor.lastrowid is not None
         return RoundId(plan, number, cursor.lastrowid, kind, model)
 
-    def set_phase(self, attempt: int, phase: str, waiting_for: Iterable[str]) -> None:
-        """Where the open attempt stands; for people who look."""
+    def set_phase(
+        self,
+        attempt: int,
+        phase: str,
+        waiting_for: Iterable[str],
+        *,
+        ready: Iterable[str],
+        survivors: Iterable[str],
+    ) -> None:
+        """Where the open attempt stands, who had an update ready, who is asked to sign for whom."""
         with self._db.transaction() as db:
             db.execute(
-                "UPDATE attempts SET phase = ?, waiting_for = ? WHERE attempt = ?",
-                (phase, json.dumps(sorted(waiting_for)), attempt),
+                "UPDATE attempts SET phase = ?, waiting_for = ?, ready = ?, survivors = ? "
+                "WHERE attempt = ?",
+                (
+                    phase,
+                    *(json.dumps(sorted(x)) for x in (waiting_for, ready, survivors)),
+                    attempt,
+                ),
             )
 
     def abort_attempt(self, attempt: int, reason: str, sites: Iterable[Participation]) -> None:
@@ -342,11 +365,6 @@ class CoordinatorState:
             if model is not None:
                 self._insert_model(db, model)
 
-    def add_initial_model(self, digest: Digest, state: Digest) -> None:
-        """Model 0, before the first round."""
-        with self._db.transaction() as db:
-            self._insert_model(db, ModelRow(0, digest, state, None))
-
     def _insert_model(self, db: Any, model: ModelRow) -> None:
         db.execute(
             "INSERT INTO models VALUES (?, ?, ?, NULL, ?)",
@@ -388,7 +406,10 @@ class CoordinatorState:
                     reason=row["reason"],
                     update_norm=row["update_norm"],
                     contributors=tuple(p["site"] for p in mine if p["contributed"]),
-                    charged=tuple(p["site"] for p in mine if p["charged"]),
+                    survivors=tuple(json.loads(row["survivors"])),
+                    charged=tuple(json.loads(row["ready"]))
+                    if row["outcome"] is None
+                    else tuple(p["site"] for p in mine if p["charged"]),
                     absent=tuple(
                         Absence(p["site"], p["phase"], p["reason"])
                         for p in mine

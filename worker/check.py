@@ -14,6 +14,7 @@ from primia.config import load_site
 from primia.config.plan import StudyPlan
 from primia.config.site import SiteConfig
 from primia.errors import PrimiaError
+from primia.identity import keyfile
 from primia.imaging.readers import load_cohort
 from primia.privacy.ledger import Ledger
 from primia.wire.client import FederationClient
@@ -86,7 +87,7 @@ def _films(folder: Path, config: SiteConfig, plan: StudyPlan) -> str:
         classes=plan.model.classes,
         input_size=plan.model.input_size,
         min_patients=config.caps.min_patients,
-        split_key=(folder / "split.key").read_bytes(),
+        split_key=keyfile.load(folder / "split.key"),
     )
     warnings = "".join(f"; {w}" for w in cohort.warnings)
     return (

@@ -17,6 +17,7 @@ from primia.config.plan import StudyPlan
 from primia.config.site import SiteConfig
 from primia.errors import StateError, Unreachable
 from primia.federation.optimiser import pack_weights
+from primia.identity import keyfile
 from primia.imaging.readers import load_cohort
 from primia.learning.models import build, flatten
 from primia.privacy.ledger import Head, Ledger
@@ -70,9 +71,16 @@ def _hang_up(stop: threading.Event, link: FederationClient) -> None:
 
 
 def _check_ledger(ledger: Ledger, state: WorkerState) -> None:
-    """The ledger must hold all that this site has released before, or nothing starts."""
+    """Ledger and database must be of one age, or nothing starts: each guards the other.
+
+    An older ledger would forget what was charged, an older database what was promised.
+    """
     rows, digest = (state.noted("ledger_head") or "0:").split(":")
     ledger.verify(at_least=Head(int(rows), Digest(digest)))
+    if not all(state.holds_update(row.update) for row in ledger.rows()):
+        raise StateError(
+            "worker.db is older than the privacy ledger beside it; restore both from one backup"
+        )
 
 
 def _take_part(
@@ -98,7 +106,7 @@ def _take_part(
         classes=plan.model.classes,
         input_size=plan.model.input_size,
         min_patients=config.caps.min_patients,
-        split_key=(folder / "split.key").read_bytes(),
+        split_key=keyfile.load(folder / "split.key"),
     )
     for warning in cohort.warnings:
         log.warning("films", warning=warning)

@@ -10,10 +10,12 @@ import random
 import threading
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import structlog
 
 from primia.errors import (
+    BudgetExhausted,
     DataError,
     IdentityError,
     PeerError,
@@ -29,10 +31,11 @@ from primia.protocol.messages import (
     Declined,
     Instruction,
     RoundId,
+    RoundKind,
     ShareSecrets,
     Train,
 )
-from primia.protocol.site import SitePhase, SiteRound
+from primia.protocol.site import PromisedElsewhere, SitePhase, SiteRound
 from primia.protocol.site_events import (
     CannotTakePart,
     Command,
@@ -56,6 +59,7 @@ log = structlog.get_logger()
 
 SHORTEST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
+T = TypeVar("T")
 
 
 class Stopped(Exception):
@@ -158,14 +162,15 @@ class Participant:
     def _begin(self, round_id: RoundId) -> SiteRound:
         """A machine for a new attempt; what was promised before comes from disk."""
         plan = self._work.plan
+        self._round, self._update, self._session = None, None, b""
         check_round(round_id, plan)
         self._state.check_model(round_id)
         self._update = self._state.update_for(round_id)
-        self._session = b""
         return SiteRound(
             me=self._identity.site,
             round=round_id,
-            floor=max(self._work.caps.min_cohort, plan.schedule.quorum),
+            floor=self._work.caps.min_cohort,
+            plan_floor=plan.schedule.quorum,
             roster=plan.site_ids,
             sign=lambda statement: sign(self._identity.key, ROUND_LABEL, statement),
             verify=self._peers.verify,
@@ -195,19 +200,19 @@ class Participant:
         log.info("working", round=round_id.number, attempt=round_id.attempt, kind=round_id.kind)
         try:
             vector, self._update = self._work.prepare(round_id, self._fetch, self._on_step)
-        except (PolicyRefused, DataError) as err:
+        except (PolicyRefused, DataError, PeerError) as err:
             log.error("cannot_take_part", round=round_id.number, reason=str(err))
             return machine.handle(CannotTakePart(_outward(err)))
         return machine.handle(UpdateReady(vector))
 
     def _fetch(self, digest: Digest) -> bytes:
-        return self._link.fetch_model(digest, max_bytes=self._model_bytes)
+        return self._retrying(partial(self._link.fetch_model, digest, max_bytes=self._model_bytes))
 
     def _on_step(self, _done: int, _of: int) -> None:
         if self._stop.is_set():
             raise Stopped
 
-    def _retrying(self, call: Callable[[], None]) -> None:
+    def _retrying(self, call: Callable[[], T]) -> T:
         """Repeat a call that the link broke; it is answered from the record. Bounded by `stop`."""
         pause = Pause()
         while True:
@@ -221,9 +226,10 @@ class Participant:
     def _refuse(self, round_id: RoundId, err: PrimiaError) -> None:
         log.error("round_left", round=round_id.number, attempt=round_id.attempt, reason=str(err))
         update = self._update
-        if update is not None and update.signed is not None and isinstance(err, PolicyRefused):
-            # It was promised to a sum with sites that did not come back, and may join no other;
-            # the next attempt trains anew and charges that, too.
+        if isinstance(err, PromisedElsewhere) and round_id.kind is RoundKind.TRAIN:
+            # The sites it was promised to did not come back, and it may join no other sum; the
+            # next attempt trains anew and charges that, too. Counts have no noise: they stay.
+            assert update is not None
             self._state.retire_update(update)
         try:
             self._retrying(lambda: self._link.answer(Declined(round_id, _outward(err))))
@@ -243,7 +249,9 @@ class Participant:
 
 
 def _outward(err: PrimiaError) -> str:
-    """What the coordinator may hear: no path, no count, no line of a table."""
+    """What the coordinator may hear: no path, no count, no line of a table, no figure of ours."""
+    if isinstance(err, BudgetExhausted):
+        return "its privacy budget for these patients is spent"
     if isinstance(err, DataError):
         return "its films cannot be used at present; its operator sees why"
     return str(err)

@@ -76,7 +76,7 @@ class WorkerState:
         elif pinned != digest:
             raise PolicyRefused(
                 f"the coordinator's plan changed from {pinned[:16]}… to {digest[:16]}…; this site "
-                "stays with the plan it pinned. Enrol with a new state folder to join another one"
+                "stays with the plan it pinned; tell the lead to bring that plan back"
             )
 
     def pin_peer(self, site: SiteId, fingerprint: str) -> None:
@@ -135,26 +135,33 @@ class WorkerState:
         return StoredUpdate(row["id"], Digest(row["digest"]), signed)
 
     def check_model(self, round_id: RoundId) -> None:
-        """Refuse a second model for a round: one round shows what one model made of the films.
+        """One model for each round and one round for each model, and never back to an older one.
 
-        Otherwise a coordinator could ask any number of models, and read each answer.
-        Raises PolicyRefused.
+        Otherwise a coordinator could ask what any number of models make of the films, or have
+        one model counted in two sums and read off their difference. Raises PolicyRefused.
         """
         with self._db.transaction() as db:
             row = db.execute(
-                "SELECT model FROM updates WHERE plan = ? AND number = ? AND model <> ?",
-                (round_id.plan, round_id.number, round_id.model),
+                "SELECT number, model FROM updates WHERE plan = ? AND "
+                "(number > ? OR (number = ?) <> (model = ?)) ORDER BY number DESC",
+                (round_id.plan, round_id.number, round_id.number, round_id.model),
             ).fetchone()
         if row is not None:
             raise PolicyRefused(
-                f"round {round_id.number}: this site has answered for the model "
-                f"{row['model'][:16]}… and answers for no second one"
+                f"round {round_id.number}: this site has answered round {row['number']} for the "
+                f"model {row['model'][:16]}…, and does not answer both"
             )
 
     def retire_update(self, update: StoredUpdate) -> None:
         """Never offer this contribution again; the next attempt makes and charges a new one."""
         with self._db.transaction() as db:
             db.execute("UPDATE updates SET retired_at = ? WHERE id = ?", (self._clock(), update.id))
+
+    def holds_update(self, digest: Digest) -> bool:
+        """Whether this contribution was recorded here."""
+        with self._db.transaction() as db:
+            row = db.execute("SELECT 1 FROM updates WHERE digest = ?", (digest,)).fetchone()
+        return row is not None
 
     def updates_before(self, number: int) -> list[Digest]:
         """Blobs of rounds below `number`; they are of no more use."""

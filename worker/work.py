@@ -110,7 +110,8 @@ class LocalWork:
                 self._refuse_if_spent()
             vector = self._work(round_id, fetch(round_id.model), on_step)
             update = self.state.add_update(round_id, self.blobs.put(vector.tobytes()))
-            self._sweep(round_id.number)
+            for digest in self.state.updates_before(round_id.number):
+                self.blobs.remove(digest)  # rounds never go back
         else:
             log.info("update_reused", round=round_id.number, attempt=round_id.attempt)
         if round_id.kind is RoundKind.TRAIN:
@@ -179,8 +180,3 @@ class LocalWork:
 
     def _cap(self) -> float:
         return math.inf if self.plan.privacy == "none" else self.caps.max_epsilon
-
-    def _sweep(self, number: int) -> None:
-        """Blobs of rounds long past are of no use; the last one may still be asked for."""
-        for digest in self.state.updates_before(number - 1):
-            self.blobs.remove(digest)

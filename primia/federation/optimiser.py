@@ -13,7 +13,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from primia.errors import StateError
+from primia.errors import PeerError, StateError
 
 Vector = npt.NDArray[np.float32]
 
@@ -91,16 +91,16 @@ def pack_weights(weights: Vector) -> bytes:
 
 
 def unpack_weights(data: bytes, parameters: int) -> Vector:
-    """Read a global model; shape (parameters,), finite. Raises StateError otherwise."""
+    """Read a global model; shape (parameters,), finite. Raises PeerError otherwise."""
     try:
         weights = load(data)["weights"]
     except (SafetensorError, KeyError) as err:
-        raise StateError(f"the global model cannot be read ({err}); nothing was trained") from err
+        raise PeerError(f"the global model cannot be read ({err}); nothing was trained") from err
     if weights.shape != (parameters,) or weights.dtype != np.float32:
-        raise StateError(
+        raise PeerError(
             f"the global model is {weights.dtype}{weights.shape}, the plan's has "
             f"({parameters},) float32; nothing was trained"
         )
     if not np.isfinite(weights).all():
-        raise StateError("the global model holds values that are not finite; nothing was trained")
+        raise PeerError("the global model holds values that are not finite; nothing was trained")
     return weights

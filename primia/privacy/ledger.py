@@ -102,6 +102,8 @@ class Ledger:
             )
         self.path = path
         with self._storage():
+            if create:
+                path.touch(mode=0o600)  # SQLite would take the umask's mode, for WAL files too
             self._db = sqlite3.connect(path, timeout=60.0, isolation_level=None)
             try:
                 self._prepare(create)
@@ -264,7 +266,7 @@ class Ledger:
             yield
         except sqlite3.ProgrammingError:
             raise  # a bug of the caller (closed file, wrong thread), not the disk's fault
-        except sqlite3.Error as err:
+        except (sqlite3.Error, OSError) as err:
             raise StateError(
                 f"{self.path}: the privacy ledger cannot be used ({err}); check disk, rights and "
                 "whether the file is a ledger"

@@ -72,6 +72,10 @@ from primia.secagg.keys import KEY_BYTES, check_public_key
 from primia.types import Ring, SiteId
 
 
+class PromisedElsewhere(PolicyRefused):
+    """This update was signed for a sum with other sites; it joins no second one."""
+
+
 class SitePhase(StrEnum):
     """How far this site has come; the last three are final."""
 
@@ -103,6 +107,7 @@ class SiteRound:
     """One attempt at one round at site `me`.
 
     floor: the site's own smallest cohort, at least 3; the coordinator cannot lower it.
+    plan_floor: the smallest sum that every site of the signed plan agrees to (its quorum).
     roster: the sites of the signed plan. verify(site, statement, signature) must check against
     the certificate that the study authority issued to that site.
     entropy(n): n bytes from the operating system.
@@ -117,6 +122,7 @@ class SiteRound:
         me: SiteId,
         round: RoundId,
         floor: int,
+        plan_floor: int = SMALLEST_COHORT,
         roster: Collection[SiteId],
         sign: Callable[[bytes], bytes],
         verify: Callable[[SiteId, bytes, bytes], bool],
@@ -129,7 +135,9 @@ class SiteRound:
         self.me = me
         self.round = round
         self.phase = SitePhase.FRESH
-        self._floor = floor
+        self._own_floor = floor
+        self._plan_floor = plan_floor
+        self._floor = max(floor, plan_floor)
         self._roster = frozenset(roster)
         self._sign, self._verify, self._entropy = sign, verify, entropy
         self._last_attempt = last_attempt
@@ -237,7 +245,7 @@ class SiteRound:
                 "were made already; start a new attempt"
             )
         if self._signed_before is not None and not self._signed_before <= set(cohort):
-            raise PolicyRefused(
+            raise PromisedElsewhere(
                 "this update was signed for a sum with other sites already; it joins only those"
             )
         self._cohort = cohort
@@ -256,6 +264,7 @@ class SiteRound:
         names = tuple(a.site for a in adverts)
         least = max(self._floor, threshold(len(self._cohort)))
         self._check_names("key list", names, within=self._cohort, least=least)
+        self._check_own_floor(len(names))
         for advert in adverts:
             self._check_advert(advert)
         if len({key for a in adverts for key in (a.mask_key, a.seal_key)}) < 2 * len(adverts):
@@ -265,6 +274,15 @@ class SiteRound:
         sealed = secrets.share(self._adverts, session=self._session, entropy=self._entropy)
         self.phase = SitePhase.SHARED
         return [Send(SealedShares(self.round, self._session, sealed))]
+
+    def _check_own_floor(self, sites: int) -> None:
+        """Leave in time: after the upload, t others could open a sum this site would not sign."""
+        smallest = max(threshold(sites), self._plan_floor)
+        if self._own_floor > smallest:
+            raise PolicyRefused(
+                f"with {sites} sites a sum of {smallest} can be opened, this site's rules ask for "
+                f"{self._own_floor}; invite more sites or raise the plan's quorum"
+            )
 
     def _check_advert(self, advert: KeyAdvert) -> None:
         if advert.site == self.me:
@@ -292,6 +310,11 @@ class SiteRound:
         if self.me in sealed:
             raise PeerError("the coordinator sent this site shares of itself; round left")
         self._check_names("mask partners", among, within=self._adverts, least=least)
+        if self._signed_before is not None and self._signed_before != set(among):
+            # Before the upload: afterwards the others could open it without this site.
+            raise PromisedElsewhere(
+                "this update was signed for a sum with other sites already; it joins only those"
+            )
         secrets.take_shares(sealed, self._adverts, session=self._session)
         self._masked_among = among
         secrets.mask_in_place(vector, among, self._adverts, session=self._session)
@@ -305,7 +328,7 @@ class SiteRound:
         least = max(self._floor, threshold(len(self._adverts)))
         self._check_names("survivors", survivors, within=self._masked_among, least=least)
         if self._signed_before is not None and self._signed_before != set(survivors):
-            raise PolicyRefused(
+            raise PromisedElsewhere(
                 "this update was signed for a sum with other sites already; two such sums would "
                 "give away the difference"
             )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import pytest
-
 sys.path.insert(0, str(Path(__file__).parents[1] / "protocol"))
 from in_memory_round import World
 
@@ -14,7 +12,6 @@ from primia.protocol.events import Commit, Phase
 from primia.types import SiteId
 
 
-@pytest.mark.xfail(strict=True, reason="t others sign and reveal; the floor is checked too late")
 def test_a_site_is_never_in_a_sum_below_its_own_floor() -> None:
     # Seven sites, threshold 5. One asks for 7 in any sum it is part of. A partner drops out after
     # the masks were agreed: the site refuses to sign for 6, but 5 others sign, and open it.
@@ -28,7 +25,6 @@ def test_a_site_is_never_in_a_sum_below_its_own_floor() -> None:
     assert not in_a_smaller_sum
 
 
-@pytest.mark.xfail(strict=True, reason="an update that was signed for is masked before it is sure")
 def test_a_signed_update_is_in_no_other_sum_though_its_site_refuses_to_sign() -> None:
     # alder signed this update for a sum with birch and cedar alone. A sum with dogwood, too, is
     # opened by the three others, after alder has refused.

@@ -70,7 +70,6 @@ def test_chosen_models_are_not_evaluated_without_end(consortium: Consortium) -> 
     assert sum(answered) <= 1
 
 
-@pytest.mark.xfail(strict=True, reason="one model may still be counted under two round numbers")
 def test_the_counts_of_one_model_are_not_summed_over_two_sets_of_sites(
     consortium: Consortium,
 ) -> None:
@@ -81,7 +80,6 @@ def test_the_counts_of_one_model_are_not_summed_over_two_sets_of_sites(
     assert isinstance(without_west, Abort)  # else the difference is west's own counts, exactly
 
 
-@pytest.mark.xfail(strict=True, reason="a retired evaluation is made anew, to the same counts")
 def test_a_signed_evaluation_is_not_freed_by_asking_for_a_sum_it_must_refuse(
     consortium: Consortium,
 ) -> None:
@@ -119,7 +117,6 @@ def test_one_round_number_gives_one_noised_update_whatever_model_is_named(
 # --- what the coordinator may hear, and what must not end the daemon ----------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="the text of BudgetExhausted goes out as it is")
 def test_a_spent_budget_is_declined_without_its_figures(consortium: Consortium) -> None:
     west = consortium.hospitals[SiteId("west")]
     west.caps = west.caps.model_copy(update={"max_epsilon": 0.0123})
@@ -138,7 +135,6 @@ def _damaged(kind: str, parameters: int) -> bytes:
     return pack_weights(weights)
 
 
-@pytest.mark.xfail(strict=True, reason="unpack_weights raises StateError, which ends the worker")
 @pytest.mark.parametrize("kind", ["garbage", "long", "not finite"])
 def test_a_model_that_does_not_fit_is_declined_and_the_worker_goes_on(
     consortium: Consortium, kind: str
@@ -154,7 +150,6 @@ def test_a_model_that_does_not_fit_is_declined_and_the_worker_goes_on(
     assert any(isinstance(a, Declined) for a in answers)
 
 
-@pytest.mark.xfail(strict=True, reason="blobs are swept, their rows are kept: StateError")
 def test_a_coordinator_restarted_from_an_old_state_does_not_end_the_worker(
     consortium: Consortium,
 ) -> None:
@@ -179,9 +174,6 @@ def test_a_made_up_round_number_does_not_destroy_stored_updates(consortium: Cons
     assert stored.digest in west.work.blobs
 
 
-@pytest.mark.xfail(
-    strict=True, reason="_refuse retires the update of the round before, not this one"
-)
 def test_a_round_that_is_refused_does_not_retire_the_update_of_another_one(
     consortium: Consortium,
 ) -> None:

@@ -21,7 +21,7 @@ import worker.cli
 from coordinator import home
 from coordinator.rounds import RoundDriver
 from coordinator.service import Service
-from coordinator.state import CoordinatorState, PinnedStudy
+from coordinator.state import CoordinatorState, ModelRow, PinnedStudy
 from primia.cli import main as primia_cli
 from primia.config import canonical_bytes, load_plan, plan_digest
 from primia.demo.plans import write_yaml
@@ -31,7 +31,7 @@ from primia.identity.signing import sign
 from primia.settle import settle
 from primia.storage.blobs import Blobs
 from primia.storage.folder import StateFolder
-from primia.types import SiteId
+from primia.types import Digest, SiteId
 from primia.wire.labels import PLAN_LABEL
 from primia.wire.server import Server, ServerTls, serve
 from tests.processes.federation import plan
@@ -173,7 +173,9 @@ class Coordinator:
         data = canonical_bytes(settle(load_plan(plan_path)))
         _, key = home.coordinator_identity(self.folder)
         digest = plan_digest(settle(load_plan(plan_path)))
-        self.state.pin_study(PinnedStudy(data, sign(key, PLAN_LABEL, signed or data), digest, 1000))
+        study = PinnedStudy(data, sign(key, PLAN_LABEL, signed or data), digest, 1000)
+        none = Digest("0" * 64)
+        self.state.pin_study(study, ModelRow(0, none, none, None))
 
 
 @pytest.fixture

@@ -151,7 +151,7 @@ def test_the_study_ends_with_every_round_committed_once_and_a_report(story: Stor
     ]
     assert committed == list(range(1, story.result["plan"]["rounds"] + 1))
     last = [m for m in story.result["models"] if m["scores"] is not None][-1]
-    assert last["scores"]["auc"] > 0.8  # 0.93 to 0.96 in trials; noise alone gives 0.5
+    assert last["scores"]["auc"] > 0.7  # 0.90 to 0.95 in trials; an untrained model has 0.5
     assert max(s["epsilon"] for s in story.result["sites"]) <= 8.0
     assert "http://" not in (OUT / "report.html").read_text(encoding="utf-8").replace(
         "http://www.w3.org/", ""

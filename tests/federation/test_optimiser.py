@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from primia.errors import StateError
+from primia.errors import PeerError, StateError
 from primia.federation.optimiser import (
     FedAdam,
     FedAvg,
@@ -49,9 +49,14 @@ def test_a_checkpoint_comes_back_bit_for_bit() -> None:
 def test_a_model_of_another_shape_or_with_nan_is_refused() -> None:
     weights = np.arange(4, dtype=np.float32)
     assert np.array_equal(unpack_weights(pack_weights(weights), 4), weights)
-    with pytest.raises(StateError, match="the plan's has"):
+    with pytest.raises(PeerError, match="the plan's has"):
         unpack_weights(pack_weights(weights), 5)
-    with pytest.raises(StateError, match="finite"):
+    with pytest.raises(PeerError, match="finite"):
         unpack_weights(pack_weights(np.array([np.nan], np.float32)), 1)
-    with pytest.raises(StateError, match="cannot be read"):
+    with pytest.raises(PeerError, match="cannot be read"):
         unpack_weights(b"\xff" * 100, 4)
+
+
+def test_a_damaged_checkpoint_is_named() -> None:
+    with pytest.raises(StateError, match="damaged"):
+        unpack_state(b"\0" * 64)

@@ -258,10 +258,18 @@ def test_a_survivor_list_that_breaks_the_rules_is_not_signed(survivors, error, m
     refused_for_good(world, replace(instruction, survivors=survivors), error, match)
 
 
-def test_survivors_one_by_one_dropped_stop_at_the_sites_own_floor():
-    world, instruction = at(Phase.SURVIVORS, 6, floor=6)
+def test_survivors_one_by_one_dropped_stop_at_the_floor_of_the_plan():
+    world = World(6)
+    world.members = {s: world.member(s, plan_floor=6) for s in world.names}
+    world.run(until=Phase.SURVIVORS)
+    instruction = world.coordinator.instruction_for(world.names[0])
     fewer = replace(instruction, survivors=world.names[:5])
     refused_for_good(world, fewer, PolicyRefused, "ask for 6")
+
+
+def test_a_site_leaves_before_its_upload_if_others_could_open_a_sum_below_its_floor():
+    world, instruction = at(Phase.SHARES, 6, floor=6)  # t(6) = 5 of the others suffice
+    refused_for_good(world, instruction, PolicyRefused, "ask for 6")
 
 
 def test_survivors_below_the_threshold_are_not_signed():

@@ -23,7 +23,7 @@ from primia.protocol.messages import (
     SurvivorSignature,
     Train,
 )
-from primia.protocol.site import SitePhase, SiteRound
+from primia.protocol.site import PromisedElsewhere, SitePhase, SiteRound
 from primia.protocol.site_events import (
     CannotTakePart,
     Forget,
@@ -185,10 +185,16 @@ def test_keys_are_never_made_twice_for_an_attempt_or_a_lower_one():
 def test_an_update_that_was_signed_for_one_sum_joins_no_sum_with_other_sites():
     world = World(4)
     first = world.names[0]
-    world.members[first] = world.member(first, signed_before=world.names[:3])
-    world.run(until=Phase.SURVIVORS)
-    with pytest.raises(PolicyRefused, match="difference"):
+    world.members[first] = world.member(first, signed_before=world.names)
+    world.run(until=Phase.SURVIVORS, silent_from={world.names[3]: Phase.MASKED_UPDATE})
+    with pytest.raises(PromisedElsewhere, match="difference"):
         world.members[first].instruct(world.coordinator.instruction_for(first))
+
+    more = World(4)
+    more.members[first] = more.member(first, signed_before=more.names[:3])
+    more.run(until=Phase.MASKED_UPDATE)
+    with pytest.raises(PromisedElsewhere, match="only those"):
+        more.members[first].instruct(more.coordinator.instruction_for(first))
 
     without = World(4)
     without.members[first] = without.member(first, signed_before=without.names[1:])
