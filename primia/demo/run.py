@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,19 @@ from rich.live import Live
 
 from primia.demo.display import Board, SiteView
 from primia.demo.fleet import Daemon, call, free_port, stop_all
-from primia.demo.plans import plan, site_file, write_yaml
+from primia.demo.plans import (
+    GIVEN,
+    SYNTHETIC,
+    WITHOUT_PRIVACY,
+    Recipe,
+    plan,
+    site_file,
+    write_yaml,
+)
 from primia.errors import StateError
 
-SYNTHETIC_PATIENTS = 400  # of each site
-SYNTHETIC_SIZE = 48  # pixels
+SYNTHETIC_PATIENTS = 2000  # of each site
+SYNTHETIC_SIZE = 28  # pixels
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ def run(folder: Path, wishes: Wishes, console: Console) -> Path:
         input_size=films.size,
         patients_per_site=films.patients_per_site,
         rounds=wishes.rounds,
-        private=wishes.private,
+        recipe=_recipe(wishes),
     )
     plan_file = write_yaml(data, folder / "plan.yaml")
     port = free_port()
@@ -78,6 +87,12 @@ def run(folder: Path, wishes: Wishes, console: Console) -> Path:
     return result
 
 
+def _recipe(wishes: Wishes) -> Recipe:
+    if not wishes.private:
+        return WITHOUT_PRIVACY
+    return SYNTHETIC if wishes.data is None else GIVEN
+
+
 def _films(folder: Path, names: list[str], wishes: Wishes, console: Console) -> Films:
     """Synthetic films, or the given ones dealt out by patient."""
     from primia.imaging.division import divide_npz
@@ -86,10 +101,10 @@ def _films(folder: Path, names: list[str], wishes: Wishes, console: Console) -> 
 
     if wishes.data is None:
         with console.status(f"drawing synthetic films for {len(names)} hospitals"):
-            drawn = {
-                name: synthesise(SYNTHETIC_PATIENTS, size=SYNTHETIC_SIZE, seed=wishes.seed, site=i)
-                for i, name in enumerate(names)
-            }
+            draw = partial(synthesise, SYNTHETIC_PATIENTS, size=SYNTHETIC_SIZE, seed=wishes.seed)
+            with ProcessPoolExecutor(2) as pool:
+                sites = [pool.submit(draw, site=i) for i in range(len(names))]
+                drawn = {n: s.result() for n, s in zip(names, sites, strict=True)}
             paths = write_site_npz(drawn, folder, CLASSES)
         return Films(paths, CLASSES, SYNTHETIC_SIZE, round(0.8 * SYNTHETIC_PATIENTS))
     with console.status(f"dividing {wishes.data.name} among {len(names)} hospitals by patient"):
