@@ -11,8 +11,8 @@ from rich.console import Console
 
 from primia.errors import ConfigError, PrimiaError
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 REFUSED = 1  # refused or failed, with the reason
 WRONG_USE = 2  # a flag or file the user can mend
