@@ -27,12 +27,10 @@ class Recipe:
     patients_per_step: float | None = None  # without privacy
 
 
-# Drawn films are harder than real ones (made so on purpose), and there are as many as wanted:
-# more patients at a lower rate cost the same time and less noise.
-SYNTHETIC = Recipe(rounds=8, local_steps=20, learning_rate=0.7, sampling_rate=0.1)
-GIVEN = Recipe(rounds=8, local_steps=10, learning_rate=0.4, sampling_rate=0.25)
+SYNTHETIC = Recipe(rounds=8, local_steps=10, learning_rate=0.3, sampling_rate=0.2)
+GIVEN = Recipe(rounds=6, local_steps=10, learning_rate=0.3, sampling_rate=0.2)
 WITHOUT_PRIVACY = Recipe(
-    rounds=8, local_steps=24, learning_rate=0.05, sampling_rate=1.0, patients_per_step=64.0
+    rounds=6, local_steps=20, learning_rate=0.05, sampling_rate=1.0, patients_per_step=64.0
 )
 
 

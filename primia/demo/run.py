@@ -27,8 +27,8 @@ from primia.demo.plans import (
 )
 from primia.errors import StateError
 
-SYNTHETIC_PATIENTS = 2000  # of each site
-SYNTHETIC_SIZE = 28  # pixels
+SYNTHETIC_PATIENTS = 400  # of each site
+SYNTHETIC_SIZE = 48  # pixels
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The zoo: networks by name, without batch statistics, and their weights as one flat vector.
 
 Norms are over one film's own values (group, layer) and never over a batch: batch statistics mix
-the films of several patients, and then no bound on one patient's gradient holds. Global average pooling makes
-both networks work at any input size, and makes them harder to invert than flattened features.
+the films of several patients, and then no bound on one patient's gradient holds. Global average
+pooling makes both networks work at any input size, and makes them harder to invert than flattened
+features.
 """
 
 from __future__ import annotations

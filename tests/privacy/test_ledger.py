@@ -107,8 +107,8 @@ def test_a_release_without_privacy_is_infinite_and_needs_an_infinite_cap(ledger)
 
 @given(
     releases=st.lists(
-        st.tuples(st.sampled_from([0.01, 0.1]), st.sampled_from([2, 2.5]), st.integers(1, 20)),
-        max_size=4,
+        st.tuples(st.sampled_from([0.01, 1]), st.sampled_from([4, 8.5]), st.integers(1, 20)),
+        max_size=3,
     )
 )
 @settings(
