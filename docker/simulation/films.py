@@ -9,8 +9,8 @@ from pathlib import Path
 from primia.imaging.export import write_site_npz
 from primia.imaging.synth import CLASSES, synthesise
 
-PATIENTS = 1200
-SIZE = 28  # pixels, as in study.yaml
+PATIENTS = 400
+SIZE = 48  # pixels, as in study.yaml
 
 
 def main(site: str, index: str, file: str) -> None:
