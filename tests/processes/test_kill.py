@@ -63,7 +63,7 @@ def test_the_coordinator_killed_mid_round_resumes_and_no_worker_is_restarted(
     for name in FOUR:
         federation.start_worker(name)
     coordinator = federation.daemons["coordinator"]
-    federation.wait_for(coordinator, "phase", round=1, phase="masked update")
+    federation.wait_for(coordinator, "phase", round=1, phase="keys")
     coordinator.process.kill()
     coordinator.process.wait()
     federation.start_coordinator()
