@@ -17,12 +17,11 @@ from typing import Any
 from primia.errors import IdentityError, StateError
 from primia.protocol.messages import Outcome, RoundId, RoundKind
 from primia.report.record import Absence
-from primia.storage.database import Database
+from primia.storage.book import Book
 from primia.types import Digest, SiteId
 
 _MIGRATIONS = [
     """
-    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
     CREATE TABLE study (
         one INTEGER PRIMARY KEY CHECK (one = 1),
         plan BLOB NOT NULL, signature BLOB NOT NULL, digest TEXT NOT NULL,
@@ -118,7 +117,7 @@ class Participation:
     reason: str
 
 
-class CoordinatorState:
+class CoordinatorState(Book):
     """The coordinator's database. Raises StateError for faults of the disk."""
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
@@ -127,25 +126,7 @@ class CoordinatorState:
                 f"{folder} is no coordinator's folder; make one: primia-coordinator init STUDY "
                 f"--state {folder}"
             )
-        self._db = Database(folder / "coordinator.db", _MIGRATIONS)
-        self._clock = clock
-
-    def close(self) -> None:
-        """Close the file."""
-        self._db.close()
-
-    # --- notes -------------------------------------------------------------------------------
-
-    def note(self, key: str, value: str) -> None:
-        """Remember one named value."""
-        with self._db.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
-
-    def noted(self, key: str) -> str | None:
-        """A value that `note` kept."""
-        with self._db.transaction() as db:
-            row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else str(row["value"])
+        super().__init__(folder / "coordinator.db", _MIGRATIONS, clock)
 
     # --- the plan ----------------------------------------------------------------------------
 

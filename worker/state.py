@@ -15,12 +15,11 @@ from pathlib import Path
 from primia.errors import IdentityError, PolicyRefused
 from primia.protocol.messages import RoundId
 from primia.protocol.site_events import KeysMade, Record, SharesRevealed, SurvivorsSigned
-from primia.storage.database import Database
+from primia.storage.book import Book
 from primia.types import Digest, SiteId
 
 _MIGRATIONS = [
     """
-    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
     CREATE TABLE peers (
         site TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, pinned_at REAL NOT NULL
     ) STRICT;
@@ -46,27 +45,11 @@ class StoredUpdate:
     signed: tuple[SiteId, ...] | None
 
 
-class WorkerState:
+class WorkerState(Book):
     """The worker's database. Raises StateError for faults of the disk."""
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
-        self._db = Database(folder / "worker.db", _MIGRATIONS)
-        self._clock = clock
-
-    def close(self) -> None:
-        """Close the file."""
-        self._db.close()
-
-    def note(self, key: str, value: str) -> None:
-        """Remember one named value."""
-        with self._db.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
-
-    def noted(self, key: str) -> str | None:
-        """A value that `note` kept."""
-        with self._db.transaction() as db:
-            row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else str(row["value"])
+        super().__init__(folder / "worker.db", _MIGRATIONS, clock)
 
     def pin_plan(self, digest: Digest) -> None:
         """Hold on to the first plan seen. Raises PolicyRefused for any other one."""
