@@ -110,6 +110,10 @@ def _take_part(
     )
     for warning in cohort.warnings:
         log.warning("films", warning=warning)
+    if plan.privacy != "none" and plan.privacy.delta * cohort.train.patient_count >= 1:
+        # A mechanism may show one patient whole with probability delta: one of 1/delta must not
+        # be expected. The count itself is not logged.
+        log.warning("delta_too_large", delta=plan.privacy.delta, remedy="ask for a smaller delta")
     parameters, model_bytes = _model_size(plan)
     blobs = Blobs(folder / "blobs")
     blobs.sweep()
