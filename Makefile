@@ -6,7 +6,9 @@ STAMP := $(VENV)/.installed
 PRIMIA_DATA ?= ../shared/data
 export PRIMIA_DATA
 
-.PHONY: demo test test-processes test-docker lint types format protos bench wheelhouse compose-demo compose-down clean
+.PHONY: install demo test test-processes test-docker lint types format protos bench wheelhouse compose-demo compose-down clean
+
+install: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/primia demo

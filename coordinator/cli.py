@@ -38,6 +38,7 @@ def init(
     fingerprint = initialise(state, study)
     out.print(f"[green]made[/] the authority of {study} in {state}", soft_wrap=True)
     out.print(f"fingerprint {fingerprint}", soft_wrap=True)
+    out.print("next: invite each hospital, and start (hospitals enrol while it runs)")
 
 
 @app.command()

@@ -23,6 +23,8 @@ from primia.report.terminal import sites_table as quality_of_sites
 from primia.report.terminal import summary
 from primia.storage.folder import LOCK_FILE
 
+AWAY_S = 60.0  # a worker that is there is heard of every 20 s, unless it trains
+
 
 def sites_json(state: CoordinatorState) -> list[dict[str, Any]]:
     """The roster for scripts."""
@@ -69,6 +71,8 @@ def status_json(state: CoordinatorState) -> dict[str, Any]:
     last = next((m for m in reversed(record.models) if m.scores is not None), None)
     return {
         "state": record.state,
+        "daemon_running": is_running(state.folder),
+        "away": missing_sites(state, record),
         "study": record.study,
         "plan": record.plan_digest,
         "rounds": record.plan["rounds"],
@@ -97,14 +101,59 @@ def status_panel(state: CoordinatorState) -> RenderableType:
         return Group(Text("not started: primia-coordinator start --plan FILE"), sites_table(state))
     record = study_record(state)
     now = status_json(state)["open"]
-    line = Text("no round is open")
+    line = Text(_between_rounds(state, record))
     if now is not None:
         waiting = ", ".join(now["waiting_for"]) or "nobody"
         line = Text(
             f"round {now['round']} (attempt {now['attempt']}): {now['phase']}, "
             f"waiting for {waiting}"
         )
-    return Group(summary(record), line, quality_of_sites(record))
+    parts: list[RenderableType] = [summary(record), line, quality_of_sites(record)]
+    if record.state != "finished" and not is_running(state.folder):
+        parts.append(Text("no coordinator is running; resume: primia-coordinator start"))
+    return Group(*parts)
+
+
+def missing_sites(state: CoordinatorState, record: StudyRecord) -> dict[str, str]:
+    """Sites of the plan that no round can start with now, and why."""
+    known = {s.site: s for s in state.sites()}
+    found = {}
+    for name in record.plan["sites"]:
+        site = known.get(name)
+        if site is None:
+            found[name] = "not enrolled"
+        elif site.struck_at is not None:
+            found[name] = "struck"
+        elif site.last_seen is None or time.time() - site.last_seen > AWAY_S:
+            found[name] = f"last seen {_ago(site.last_seen)}"
+    return found
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a coordinator holds the folder's lock."""
+    import fcntl
+
+    try:
+        handle = os.open(folder / LOCK_FILE, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _between_rounds(state: CoordinatorState, record: StudyRecord) -> str:
+    if record.state == "finished":
+        return "all rounds are committed"
+    away = missing_sites(state, record)
+    if not away:
+        return "no round is open; the next one opens within a minute"
+    sites = ", ".join(f"{name} ({why})" for name, why in away.items())
+    return f"no round is open; {record.plan['schedule']['quorum']} sites are needed, away: {sites}"
 
 
 def watch_status(state: CoordinatorState) -> None:
@@ -127,7 +176,7 @@ def troubles(record: StudyRecord) -> list[dict[str, Any]]:
                     "site": None,
                     "phase": "round",
                     "reason": attempt.reason,
-                    "next": "nothing was released; the next attempt starts by itself",
+                    "next": "nothing was released; the next attempt starts once a quorum is there",
                 }
             )
         found.extend(
@@ -147,6 +196,8 @@ def troubles(record: StudyRecord) -> list[dict[str, Any]]:
 def _next_step(reason: str) -> str:
     if reason.startswith("declined"):
         return "the hospital decided; ask its operator"
+    if reason.startswith("struck"):
+        return "it stays out; invite it again if it is to take part"
     if "no answer" in reason:
         return "look at that worker's log and link; it rejoins by itself"
     return "it rejoins by itself at the next round"

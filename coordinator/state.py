@@ -123,10 +123,11 @@ class CoordinatorState(Book):
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
         if not (folder / "authority").is_dir():
             raise StateError(
-                f"{folder} is no coordinator's folder; make one: primia-coordinator init STUDY "
-                f"--state {folder}"
+                f"{folder.resolve()} is no coordinator's folder; name it with --state or "
+                f"PRIMIA_STATE, or make a new one: primia-coordinator init STUDY --state {folder}"
             )
         super().__init__(folder / "coordinator.db", _MIGRATIONS, clock)
+        self.folder = folder
 
     # --- the plan ----------------------------------------------------------------------------
 

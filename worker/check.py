@@ -20,7 +20,7 @@ from primia.privacy.ledger import Ledger
 from primia.wire.client import FederationClient
 from worker.home import SiteIdentity, load
 from worker.state import WorkerState
-from worker.study import checked_plan
+from worker.study import Peers, checked_plan
 
 T = TypeVar("T")
 
@@ -53,8 +53,10 @@ def check_site(folder: Path, config_file: Path) -> list[Check]:
 
     config = step("site file", lambda: load_site(config_file), lambda _: str(config_file))
     identity = step("identity", lambda: load(folder), lambda i: f"{i.site} at {i.address}")
+    if identity is None:
+        return found
     step("ledger", lambda: _verify_ledger(folder), lambda rows: f"{rows} charges, chain holds")
-    if identity is None or config is None:
+    if config is None:
         return found
     plan = step("plan", lambda: _fetch_plan(folder, identity, config), _describe)
     if plan is not None:
@@ -71,7 +73,10 @@ def _fetch_plan(folder: Path, identity: SiteIdentity, config: SiteConfig) -> Stu
     state = WorkerState(folder)
     link = FederationClient(identity.address, identity.tls())
     try:
-        return checked_plan(link.get_study(), identity, config.caps, state)
+        bundle = link.get_study()
+        plan = checked_plan(bundle, identity, config.caps, state)
+        Peers(identity, state).learn(bundle.sites, plan)
+        return plan
     finally:
         link.close()
         state.close()

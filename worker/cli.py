@@ -37,6 +37,9 @@ def enrol(
     identity, found = home.enrol(state, code, fingerprint)
     out.print(f"[green]enrolled[/] as {identity.site} at {identity.address}", soft_wrap=True)
     out.print(f"authority {found}", soft_wrap=True)
+    out.print(
+        f"kept in {state.resolve()}; next: primia-worker check --config site.yaml", soft_wrap=True
+    )
     if fingerprint is None:
         out.print("Compare it with the fingerprint the coordinator's operator reads to you.")
 

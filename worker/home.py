@@ -55,6 +55,10 @@ def enrol(folder: Path, code: str, expected: str | None) -> tuple[SiteIdentity, 
     from primia.wire.client import enrol as ask
 
     invitation = read_code(code)
+    if expected is not None and len(_plain(expected)) != 64:
+        raise IdentityError(
+            f"{expected!r} is not a fingerprint, which has 32 pairs of digits such as ab:0c:…"
+        )
     if expected is not None and _plain(expected) != _plain(invitation.fingerprint):
         raise IdentityError(
             f"the code is for the authority {invitation.fingerprint}, not for the fingerprint "
@@ -64,7 +68,8 @@ def enrol(folder: Path, code: str, expected: str | None) -> tuple[SiteIdentity, 
         identity = folder / "identity"
         if (identity / "site.pem").exists():
             raise StateError(
-                f"{folder} is enrolled already; use another folder, or move this one away"
+                f"{folder} is enrolled already; to replace its identity, move {identity} away and "
+                "keep everything else: the ledger beside it says what the patients have spent"
             )
         key_path = identity / "site.key"
         # The key is on disk before it is certified: a reply that gets lost can be asked for again.

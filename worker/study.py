@@ -79,7 +79,8 @@ class Peers:
             site = SiteId(who.name)
             if site not in plan.site_ids:
                 raise IdentityError(f"{who} is not on the plan's roster; nothing was trained")
-            self._state.pin_peer(site, fingerprint(certificate))
+            if site != self._identity.site:  # our own may be replaced by enrolling again
+                self._state.pin_peer(site, fingerprint(certificate))
             self._known[site] = certificate
 
     def knows(self, sites: set[SiteId]) -> bool:

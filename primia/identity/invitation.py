@@ -170,7 +170,7 @@ def split_address(text: str, *, port_zero: bool = False) -> tuple[str, int]:
     match = _ADDRESS.fullmatch(text)
     if match is None or not (0 if port_zero else 1) <= int(match["port"]) < 65536:
         raise ConfigError(
-            f"{text!r} is not an address; write it as host:port, such as lab.example:7443"
+            f"{text!r} is not an address; write it as host:port, such as lab.example:8443"
         )
     return match["six"] or match["host"], int(match["port"])
 

@@ -81,6 +81,9 @@ AWAITED: Mapping[Phase, type] = {
 FINAL = (Phase.DONE, Phase.ABORTED)
 
 
+_TIME_UP = "time ran out"
+
+
 class CoordinatorRound:
     """One attempt at one round. `start` once, then `handle` each event.
 
@@ -304,7 +307,7 @@ class CoordinatorRound:
             self._quorum_at = None
             if len(self._expected) < self._needed:
                 return self._abort("too few sites are left")
-            return self._abort("time ran out") if self._time_is_up(now) else []
+            return self._abort(_TIME_UP) if self._time_is_up(now) else []
         if self._quorum_at is None:
             self._quorum_at = now
         if self.phase is Phase.UNMASKING:
@@ -386,8 +389,11 @@ class CoordinatorRound:
             f"{why} at {self.phase.value}: {len(self._answered)} answered, {self._needed} needed"
             f"; missing: {', '.join(absent) or 'none'}"
         )
+        late = why == _TIME_UP
         for site in missing:
-            self._drop(site, "no answer in time")
+            self._drop(
+                site, "no answer in time" if late else "the attempt ended before it answered"
+            )
         self.phase = Phase.ABORTED
         self.contributors = ()
         return [Abort(reason, absent), *self._close(Outcome.ABORTED, reason)]

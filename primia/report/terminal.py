@@ -90,8 +90,8 @@ def summary(record: StudyRecord) -> Text:
     if view.is_private(record):
         spent = view.epsilon_text(view.highest_epsilon(record))
         text.append(
-            f"privacy: ε = {spent} at most, δ = {view.delta_text(record.delta)}, "
-            "add or remove one patient",
+            f"privacy: ε = {spent}, δ = {view.delta_text(record.delta)}, "
+            "add or remove one patient, by the rounds seen here (a hospital's own ledger decides)",
             style="not bold",
         )
     else:

@@ -42,7 +42,7 @@ def test_summary_gives_quality_and_privacy(record: StudyRecord) -> None:
     shown = _shown(summary(record))
     assert "8 of 8 rounds committed" in shown
     assert "0.887 last (round 8, 1,096 validation films), 0.893 best (round 7)" in shown
-    assert "ε = 7.96 at most, δ = 1×10⁻⁴, add or remove one patient" in shown
+    assert "δ = 1×10⁻⁴, add or remove one patient" in shown
 
 
 def test_missing_privacy_is_said_in_summary_and_table(no_privacy: StudyRecord) -> None:
