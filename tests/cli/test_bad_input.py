@@ -395,3 +395,37 @@ def test_help_answers_within_half_a_second_of_processor_time() -> None:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+
+
+def test_a_new_identity_keeps_the_ledger_and_the_split(
+    run: Run, lead: Coordinator, north: Path
+) -> None:
+    again = run(worker.cli.main, "enrol", lead.invite("south"), "--state", north)
+    assert again.code == 1
+    assert "the ledger beside it says what the patients have spent" in again.line
+    kept = {name: (north / name).read_bytes() for name in ("ledger.db", "split.key")}
+    struck = run(coordinator.cli.main, "roster", "--strike", "north", "--state", lead.folder)
+    assert struck.code == 0
+    (north / "identity").rename(north / "identity.old")
+    ended = run(worker.cli.main, "enrol", lead.invite("north"), "--state", north)
+    assert ended.code == 0, ended.err
+    assert kept == {name: (north / name).read_bytes() for name in kept}
+
+
+def test_half_a_fingerprint_is_called_that(run: Run, lead: Coordinator, tmp_path: Path) -> None:
+    ended = run(
+        worker.cli.main, "enrol", lead.invite("north"), "--state", tmp_path / "n",
+        "--fingerprint", "ab:cd",
+    )  # fmt: skip
+    assert ended.code == 1
+    assert "32 pairs" in ended.line
+
+
+def test_status_names_the_sites_that_are_away(
+    run: Run, lead: Coordinator, north: Path, plan_file: Path
+) -> None:
+    lead.pin(plan_file)
+    shown = run(coordinator.cli.main, "status", "--state", lead.folder)
+    assert shown.code == 0, shown.err
+    assert "east (not enrolled)" in shown.out
+    assert "no coordinator is running" in shown.out
