@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PRIMIA_DATA ?= ../shared/data
 export PRIMIA_DATA
 
-.PHONY: install demo test test-processes test-docker lint types format protos bench wheelhouse compose-demo compose-down clean
+.PHONY: install demo test test-docker lint types format protos wheelhouse compose-demo compose-down clean
 
 install: $(STAMP)
 
