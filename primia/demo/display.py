@@ -18,7 +18,6 @@ class SiteView:
 
     doing: str = "starting"
     epsilon: float | None = None
-    step: str = ""
 
 
 @dataclass
@@ -76,7 +75,6 @@ class Board:
 
     def render(self) -> RenderableType:
         """The board as it is now."""
-        done = max(0, len(self.history) - 1) if self.history else 0
         done = min(self.rounds, len(self.history))
         table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
         for name in ("site", "doing", "ε spent" if self.private else "privacy"):

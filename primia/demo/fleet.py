@@ -47,12 +47,14 @@ class Daemon:
     name: str
     process: subprocess.Popen[bytes]
     log: Path
+    _begin: int = 0  # where this process's part of the log begins
     _reader: IO[str] | None = field(default=None, repr=False)
 
     @classmethod
     def start(cls, name: str, log: Path, module: str, *arguments: str) -> Daemon:
         """Start `module` with its log (standard error) in a file."""
         with log.open("ab") as sink:
+            begin = sink.tell()
             process = subprocess.Popen(
                 command(module, *arguments, "--log-json"),
                 stdout=sink,
@@ -62,12 +64,13 @@ class Daemon:
                 start_new_session=True,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
-        return cls(name, process, log)
+        return cls(name, process, log, begin)
 
     def news(self) -> Iterator[dict[str, Any]]:
         """Events logged since the last call; lines that are no events are skipped."""
         if self._reader is None:
             self._reader = self.log.open(encoding="utf-8", errors="replace")
+            self._reader.seek(self._begin)
         while line := self._reader.readline():
             if not line.endswith("\n"):  # still being written
                 self._reader.seek(self._reader.tell() - len(line.encode()))

@@ -45,7 +45,6 @@ class Federation:
     sites: list[str]
     port: int = field(default_factory=free_port)
     daemons: dict[str, Daemon] = field(default_factory=dict)
-    seen: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def home(self) -> Path:
@@ -86,7 +85,7 @@ class Federation:
             "--listen", f"127.0.0.1:{self.port}",
         )  # fmt: skip
         self.daemons["coordinator"] = daemon
-        self.wait_for(daemon, "listening", pid=daemon.process.pid)
+        self.wait_for(daemon, "listening")
         return daemon
 
     def start_worker(self, name: str, module: str = "worker") -> Daemon:
@@ -99,7 +98,6 @@ class Federation:
 
     def wait_for(self, daemon: Daemon, event: str, *, timeout_s: float = 90, **fields: Any) -> Any:
         """The next log event of this name whose fields match."""
-        fields.pop("pid", None)
         until = time.monotonic() + timeout_s
         while time.monotonic() < until:
             for found in daemon.news():
