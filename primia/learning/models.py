@@ -8,74 +8,98 @@ features.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
 from primia.errors import ConfigError, PeerError
+from primia.learning.convert import add_weight_standardisation, group_count, train_only, validate
+from primia.learning.layers import ScaleNormBlock
 
 FloatVector = npt.NDArray[np.float32]
 """All parameters of a model, in the order of `model.parameters()`, shape (parameters,)."""
 
 NAMES = ("small-cnn", "resnet18-gn")
 _MIN_SIZE = 28
-_GROUPS = 32  # Wu & He, ECCV 2018; fewer where a layer is narrower
 
 
-def build(name: str, *, input_size: int, channels: int, classes: int, seed: int = 0) -> nn.Module:
+def build(
+    name: str,
+    *,
+    input_size: int,
+    channels: int,
+    classes: int,
+    seed: int = 0,
+    scale_norm: bool = False,
+    weight_standardisation: bool = False,
+    trainable: str = "all",
+) -> nn.Module:
     """A fresh network in training mode on the CPU, for inputs (n, channels, size, size).
 
     seed: fixes the initial weights (on one version of torch); torch's own generator is left as
-        it was. Not a secret and not privacy randomness.
-    Raises ConfigError for an unknown name or an input smaller than 28 px.
+        it was. Not a secret and not privacy randomness. The options below leave these weights as
+        they are; scale_norm adds its own, which start from one and zero.
+    scale_norm: one more GroupNorm after each residual sum (see `layers.ScaleNormBlock`).
+    weight_standardisation: standardised convolution weights (see `layers.standardise`).
+    trainable: which parameters have requires_grad, as in `convert.train_only`.
+
+    Raises ConfigError for an unknown name or trainable, an input smaller than 28 px, and
+    scale_norm for a network without residual sums.
     """
     if input_size < _MIN_SIZE:
         raise ConfigError(f"model.input_size {input_size}: {name} needs at least {_MIN_SIZE} px")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name == "small-cnn":
+            if scale_norm:
+                raise ConfigError(
+                    "scale_norm: small-cnn has no residual sums to normalise; leave it out, or "
+                    "choose resnet18-gn"
+                )
             model: nn.Module = _small_cnn(input_size, channels, classes)
         elif name == "resnet18-gn":
-            model = _resnet18_gn(channels, classes)
+            model = _resnet18_gn(channels, classes, scale_norm=scale_norm)
         else:
             raise ConfigError(f"model.name {name!r}: unknown; choose one of {', '.join(NAMES)}")
-    refuse_batch_statistics(model)
+    if weight_standardisation:
+        add_weight_standardisation(model)
+    train_only(model, trainable)
+    validate(model)
     return model
 
 
 def initial_weights(
-    name: str, *, input_size: int, channels: int, classes: int, seed: int
+    name: str,
+    *,
+    input_size: int,
+    channels: int,
+    classes: int,
+    seed: int,
+    scale_norm: bool = False,
 ) -> FloatVector:
-    """The weights that a study starts from, drawn from `seed`."""
-    model = build(name, input_size=input_size, channels=channels, classes=classes, seed=seed)
+    """The weights that a study starts from, drawn from `seed`.
+
+    scale_norm: as in `build`; its other options change no weight.
+    """
+    model = build(
+        name,
+        input_size=input_size,
+        channels=channels,
+        classes=classes,
+        seed=seed,
+        scale_norm=scale_norm,
+    )
     return flatten(model)
 
 
-def refuse_batch_statistics(model: nn.Module) -> None:
-    """Raise ConfigError naming the first module whose output for one film depends on others."""
-    for path, module in model.named_modules():
-        batch = isinstance(module, nn.modules.batchnorm._BatchNorm)
-        running = isinstance(module, nn.modules.instancenorm._InstanceNorm) and (
-            module.track_running_stats
-        )
-        if batch or running:
-            raise ConfigError(
-                f"module {path or 'model'!r} ({type(module).__name__}) keeps statistics over a "
-                "batch, so one patient's film changes the gradients of others and no clipping "
-                "bounds it; use GroupNorm instead"
-            )
-
-
 def parameter_count(model: nn.Module) -> int:
-    """Number of weights."""
+    """Number of weights, trainable or not."""
     return sum(p.numel() for p in model.parameters())
 
 
 def flatten(model: nn.Module) -> FloatVector:
-    """A copy of all weights as one vector."""
+    """A copy of all weights as one vector, those that are not trained too."""
     parts = [p.detach().cpu().numpy().ravel() for p in model.parameters()]
     return np.concatenate(parts).astype(np.float32, copy=False)
 
@@ -102,7 +126,7 @@ def load_flat(model: nn.Module, vector: FloatVector) -> None:
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(_GROUPS, channels), channels)
+    return nn.GroupNorm(group_count(channels), channels)
 
 
 def _small_cnn(input_size: int, channels: int, classes: int) -> nn.Sequential:
@@ -129,7 +153,7 @@ def _small_cnn(input_size: int, channels: int, classes: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(before), head)
 
 
-def _resnet18_gn(channels: int, classes: int) -> nn.Module:
+def _resnet18_gn(channels: int, classes: int, *, scale_norm: bool) -> nn.Module:
     """torchvision's ResNet-18 (He et al., CVPR 2016) with GroupNorm and a stem for `channels`."""
     from primia.learning.vision import resnet18  # late: half a second that the small CNN saves
 
@@ -138,4 +162,8 @@ def _resnet18_gn(channels: int, classes: int) -> nn.Module:
         stem = nn.Conv2d(channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
         model.conv1 = stem
+    if scale_norm:
+        for stage, width in (("layer1", 64), ("layer2", 128), ("layer3", 256), ("layer4", 512)):
+            blocks = [ScaleNormBlock(b, _group_norm(width)) for b in getattr(model, stage)]
+            setattr(model, stage, nn.Sequential(*blocks))
     return model

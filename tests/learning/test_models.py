@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from primia.errors import ConfigError, PeerError
+from primia.learning.layers import ScaleNormBlock, WeightStandardisedConv2d
 from primia.learning.models import (
     NAMES,
     build,
@@ -11,7 +11,6 @@ from primia.learning.models import (
     initial_weights,
     load_flat,
     parameter_count,
-    refuse_batch_statistics,
 )
 
 SHAPE = {"input_size": 28, "channels": 1, "classes": 2}
@@ -87,23 +86,63 @@ def test_weights_that_do_not_fit_are_refused_and_change_nothing(spoil):
 
 
 @pytest.mark.parametrize(
-    "layer",
-    [
-        nn.BatchNorm2d(4),
-        nn.SyncBatchNorm(4),
-        nn.LazyBatchNorm2d(),
-        nn.BatchNorm1d(4, track_running_stats=False),
-        nn.InstanceNorm2d(4, track_running_stats=True),
-    ],
+    ("name", "total", "norm"),
+    [("small-cnn", 12.148941, 13.614636), ("resnet18-gn", 4723.765876, 111.698208)],
 )
-def test_batch_statistics_are_refused_with_the_place_and_the_reason(layer):
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Sequential(nn.ReLU(), layer))
-    with pytest.raises(ConfigError, match=r"'1\.1'.*one patient.*use GroupNorm"):
-        refuse_batch_statistics(model)
+def test_the_initial_weights_of_seed_0_are_those_of_earlier_releases(name, total, norm):
+    # A study is known by the digest of these, too. The tolerance is for other torch versions'
+    # rounding, not for other draws: the totals of two seeds differ by far more.
+    weights = initial_weights(name, **SHAPE, seed=0).astype(np.float64)
+    assert weights.sum() == pytest.approx(total, abs=1e-3)
+    assert np.linalg.norm(weights) == pytest.approx(norm, abs=1e-4)
+    other = initial_weights(name, **SHAPE, seed=1).astype(np.float64)
+    assert abs(other.sum() - total) > 1e-1
 
 
-def test_group_and_instance_statistics_are_allowed():
-    refuse_batch_statistics(nn.Sequential(nn.GroupNorm(2, 4), nn.InstanceNorm2d(4)))
+def test_scale_norm_adds_a_norm_to_every_block_and_leaves_the_other_weights():
+    plain = build("resnet18-gn", **SHAPE)
+    scaled = build("resnet18-gn", **SHAPE, scale_norm=True)
+    assert sum(isinstance(m, ScaleNormBlock) for m in scaled.modules()) == 8
+    after = dict(scaled.named_parameters())
+    assert all(torch.equal(after[name], p) for name, p in plain.named_parameters())
+    extra = 2 * 2 * (64 + 128 + 256 + 512)  # weight and bias, two blocks a stage
+    assert parameter_count(scaled) == parameter_count(plain) + extra
+    films = torch.randn(2, 1, 28, 28)
+    assert not torch.allclose(scaled(films), plain(films))
+    load_flat(scaled, initial_weights("resnet18-gn", **SHAPE, seed=0, scale_norm=True))
+
+
+@pytest.mark.parametrize(("name", "count"), [("small-cnn", 3), ("resnet18-gn", 20)])
+def test_weight_standardisation_reaches_every_convolution_and_changes_no_weight(name, count):
+    model = build(name, **SHAPE, weight_standardisation=True)
+    assert sum(isinstance(m, WeightStandardisedConv2d) for m in model.modules()) == count
+    assert np.array_equal(flatten(model), initial_weights(name, **SHAPE, seed=0))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("trainable", ["head", "bias"])
+def test_frozen_weights_are_in_the_flat_vector_too(name, trainable):
+    model = build(name, **SHAPE, trainable=trainable)
+    active = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert 0 < active < parameter_count(model)
+    load_flat(model, 2 * flatten(model))
+    assert np.array_equal(flatten(model), 2 * initial_weights(name, **SHAPE, seed=0))
+
+
+def test_all_options_together_keep_films_apart():
+    options = {"scale_norm": True, "weight_standardisation": True, "trainable": "bias"}
+    model = build("resnet18-gn", **SHAPE, **options)
+    films = torch.randn(3, 1, 28, 28)
+    alone = model(films[:1])
+    films[1:] *= 100
+    assert torch.allclose(model(films)[:1], alone, atol=1e-4)
+
+
+def test_options_a_network_cannot_honour_are_refused():
+    with pytest.raises(ConfigError, match="small-cnn has no residual sums"):
+        build("small-cnn", **SHAPE, scale_norm=True)
+    with pytest.raises(ConfigError, match="choose one of all"):
+        build("small-cnn", **SHAPE, trainable="nothing")
 
 
 def test_an_unknown_name_and_a_tiny_input_are_refused():
