@@ -1,8 +1,9 @@
 """What a release costs a patient: mechanisms as data, accounting, and the hospital's ledger."""
 
-from primia.privacy.accounting import calibrate_noise, epsilon, epsilon_rdp
+from primia.privacy.accounting import epsilon, epsilon_gdp, epsilon_rdp
+from primia.privacy.calibration import calibrate_noise, calibrate_rate, calibrate_steps
 from primia.privacy.ledger import Head, Ledger, Row
-from primia.privacy.mechanism import DpSgd
+from primia.privacy.mechanism import DpSgd, gradient_noise_multiplier
 
 __all__ = [
     "DpSgd",
@@ -10,6 +11,10 @@ __all__ = [
     "Ledger",
     "Row",
     "calibrate_noise",
+    "calibrate_rate",
+    "calibrate_steps",
     "epsilon",
+    "epsilon_gdp",
     "epsilon_rdp",
+    "gradient_noise_multiplier",
 ]

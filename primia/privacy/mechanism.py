@@ -44,3 +44,33 @@ def merge(mechanisms: Iterable[DpSgd]) -> tuple[DpSgd, ...]:
         steps[key] = steps.get(key, 0) + m.steps
         first.setdefault(key, m)
     return tuple(sorted(replace(m, steps=steps[key]) for key, m in first.items()))
+
+
+def gradient_noise_multiplier(noise_multiplier: float, count_noise: float) -> float:
+    """The gradient's own noise multiplier when one step also releases a noised count of patients.
+
+    Adaptive quantile clipping (Andrew, Thakkar, McMahan, Ramaswamy, NeurIPS 2021, Theorem 1;
+    arXiv 1905.03871) needs to know how many patients stayed within the clip norm C. With b_i = 1
+    for a patient within and 0 otherwise, a step releases
+
+        Σ g_i + N(0, (z_g · C)²)   and   Σ (b_i - 1/2) + N(0, σ_b²).
+
+    In units of their noise the pair is one Gaussian sum with unit noise: patient i adds the vector
+    [g_i / (z_g · C), (b_i - 1/2) / σ_b], of length at most sqrt(z_g⁻² + (2 · σ_b)⁻²). That is the
+    sensitivity 1/z of `DpSgd` with noise multiplier z when z_g = (z⁻² - (2 · σ_b)⁻²)^(-1/2), and
+    then the pair costs what a gradient alone costs with z. Centring by 1/2 halves the count's part.
+
+    noise_multiplier: z, the total; it is what `DpSgd` holds and the ledger charges.
+    count_noise: σ_b, standard deviation of the noise on the centred count, above z/2.
+    Gives back z_g, above z: the gradient pays for the count with more noise.
+
+    Raises ValueError when the count alone would cost as much as z allows, or more.
+    """
+    if not (noise_multiplier > 0 and math.isfinite(noise_multiplier)):
+        raise ValueError(f"noise_multiplier {noise_multiplier}: must be above 0")
+    if not 2 * count_noise > noise_multiplier:
+        raise ValueError(
+            f"count_noise {count_noise}: must be above half the noise multiplier "
+            f"{noise_multiplier}, or nothing is left for the gradient"
+        )
+    return 1 / math.sqrt(noise_multiplier**-2 - (2 * count_noise) ** -2)
