@@ -78,16 +78,11 @@ def _plan(folder: Path, state: CoordinatorState, blobs: Blobs, file: Path | None
 
 def _pin(folder: Path, state: CoordinatorState, blobs: Blobs, plan: StudyPlan) -> None:
     """Sign the settled plan, make model 0, and keep both."""
-    from primia.learning.models import initial_weights
+    from primia.learning.models import build_for, flatten
 
     digest = plan_digest(plan)
-    weights = initial_weights(
-        plan.model.name,
-        input_size=plan.model.input_size,
-        channels=plan.model.channels,
-        classes=len(plan.model.classes),
-        seed=int(digest[:8], 16),  # nothing secret: anybody with the plan can make model 0
-    )
+    # The seed is nothing secret: anybody with the plan can make model 0.
+    weights = flatten(build_for(plan.model, seed=int(digest[:8], 16)))
     start_state = ServerState.start(weights, optimiser(plan))
     model = ModelRow(0, blobs.put(pack_weights(weights)), blobs.put(pack_state(start_state)), None)
     _, key = home.coordinator_identity(folder)

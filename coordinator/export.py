@@ -13,7 +13,7 @@ from coordinator.state import CoordinatorState, ModelRow
 from primia.config import StudyPlan, plan_from_canonical
 from primia.errors import StateError
 from primia.federation.optimiser import unpack_weights
-from primia.learning.models import build, load_flat
+from primia.learning.models import build_for, load_flat
 from primia.storage.blobs import Blobs
 
 
@@ -50,12 +50,7 @@ def write_export(state: CoordinatorState, home: Path, folder: Path) -> list[Path
 def _save(path: Path, row: ModelRow, plan: StudyPlan, blobs: Blobs, parameters: int) -> None:
     """One model as safetensors with the network's own tensor names, and the plan in its header."""
     terms = plan.model
-    model = build(
-        terms.name,
-        input_size=terms.input_size,
-        channels=terms.channels,
-        classes=len(terms.classes),
-    )
+    model = build_for(terms)
     load_flat(model, unpack_weights(blobs.get(row.digest), parameters))
     tensors = {k: np.ascontiguousarray(v.numpy()) for k, v in model.state_dict().items()}
     metadata = {

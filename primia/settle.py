@@ -12,17 +12,18 @@ from typing import Any
 from primia.config.plan import StudyPlan
 from primia.errors import ConfigError
 from primia.learning.terms import noise_multiplier, study_mechanism
-from primia.privacy.accounting import epsilon, epsilon_rdp
+from primia.privacy.accounting import epsilon, epsilon_gdp, epsilon_rdp
 
 
 @dataclass(frozen=True)
 class PriceRow:
-    """ε after so many rounds."""
+    """ε after so many rounds; `epsilon_gdp` is a comparison with papers, not a bound."""
 
     rounds: int
     steps: int
     epsilon: float
     epsilon_rdp: float
+    epsilon_gdp: float
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def price_plan(plan: StudyPlan) -> Price:
                 steps=run[0].steps,
                 epsilon=epsilon(run, delta),
                 epsilon_rdp=epsilon_rdp(run, delta),
+                epsilon_gdp=epsilon_gdp(run, delta),
             )
         )
     return Price(whole.noise_multiplier, whole.sampling_rate, delta, tuple(rows))

@@ -19,7 +19,7 @@ from primia.errors import StateError, Unreachable
 from primia.federation.optimiser import pack_weights
 from primia.identity import keyfile
 from primia.imaging.readers import load_cohort
-from primia.learning.models import build, flatten
+from primia.learning.models import build_for, flatten
 from primia.privacy.ledger import Head, Ledger
 from primia.storage.blobs import Blobs
 from primia.storage.folder import StateFolder
@@ -133,15 +133,7 @@ def _take_part(
 
 def _model_size(plan: StudyPlan) -> tuple[int, int]:
     """Weights of the plan's network, and bytes of a model on the wire."""
-    terms = plan.model
-    weights = flatten(
-        build(
-            terms.name,
-            input_size=terms.input_size,
-            channels=terms.channels,
-            classes=len(terms.classes),
-        )
-    )
+    weights = flatten(build_for(plan.model))
     return weights.size, len(pack_weights(weights))
 
 

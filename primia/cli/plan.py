@@ -58,11 +58,16 @@ def price(file: PlanFile, json: Json = False) -> None:
     table = Table(
         title=f"{plan.study}: ε of one patient at δ = {priced.delta:g}, add or remove one"
     )
-    for column in ("rounds", "steps", "ε (PLD, decides)", "ε (RDP, for comparison)"):
+    # As wide as 80 columns allow. RDP is an upper bound, too; only GDP-CLT may lie below the truth.
+    for column in ("rounds", "steps", "ε (PLD, decides)", "ε (RDP)", "ε (GDP-CLT, not a bound)"):
         table.add_column(column, justify="right")
     for row in priced.rows:
         table.add_row(
-            str(row.rounds), str(row.steps), f"{row.epsilon:.3f}", f"{row.epsilon_rdp:.3f}"
+            str(row.rounds),
+            str(row.steps),
+            f"{row.epsilon:.3f}",
+            f"{row.epsilon_rdp:.3f}",
+            f"{row.epsilon_gdp:.3f}",
         )
     out.print(table)
     out.print(

@@ -22,6 +22,9 @@ Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _-]{0,
 Positive = Annotated[float, Field(gt=0, le=1e9)]
 Seconds = Annotated[float, Field(gt=0, le=30 * 86400)]
 
+MAX_ROWS_PER_PATIENT = 128
+"""Films times views of one patient: one patient has to fit a physical batch."""
+
 NOISE_FLOOR = 0.5
 """Below this noise multiplier a film is still picked out of 256 (design, section 5)."""
 
@@ -33,6 +36,9 @@ class ModelTerms(Strict):
     input_size: Annotated[int, Field(ge=28, le=512)]  # pixels, square
     channels: Literal[1, 3] = 1
     classes: Annotated[tuple[Label, ...], Field(min_length=2, max_length=32)]
+    scale_norm: bool = False  # a norm after each residual sum (Klause et al. 2022); resnet18-gn
+    weight_standardisation: bool = False  # of convolutions (Qiao et al. 2019); resnet18-gn
+    trainable: Literal["all", "head", "bias"] = "all"  # what learns; the rest stays as built
 
     @field_validator("classes")
     @classmethod
@@ -40,6 +46,16 @@ class ModelTerms(Strict):
         if len(set(classes)) != len(classes):
             raise ValueError("each class once")
         return classes
+
+    @model_validator(mode="after")
+    def _norms_fit_the_network(self) -> Self:
+        for key in ("scale_norm", "weight_standardisation"):
+            if getattr(self, key) and self.name != "resnet18-gn":
+                raise ValueError(
+                    f"{key} changes residual blocks of group-normalised convolutions, which only "
+                    f"resnet18-gn has; leave it out for {self.name}"
+                )
+        return self
 
 
 class Schedule(Strict):
@@ -58,14 +74,30 @@ class Training(Strict):
     local_steps: Annotated[int, Field(ge=1, le=100_000)]
     expected_patients: Positive  # the divisor of every noised sum: a constant, never a count
     max_films_per_patient: Annotated[int, Field(ge=1, le=64)] = 4
+    augmentations: Annotated[int, Field(ge=1, le=16)] = 1  # views of a film, averaged before clip
     learning_rate: Positive
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _one_patient_fits_a_batch(self) -> Self:
+        rows = self.max_films_per_patient * self.augmentations
+        if rows > MAX_ROWS_PER_PATIENT:
+            raise ValueError(
+                f"max_films_per_patient {self.max_films_per_patient} times augmentations "
+                f"{self.augmentations} is {rows}, above {MAX_ROWS_PER_PATIENT}: one patient has to "
+                "fit a physical batch; lower one of the two"
+            )
+        return self
 
 
 class PrivacyTerms(Strict):
     """How much one patient may show over the whole study (add or remove one patient)."""
 
     clip_norm: Positive = 1.0  # L2 norm of one patient's gradient
+    # flat: over all weights together (Abadi et al. 2016); per-layer: each module its share of
+    # clip_norm (McMahan et al. 2018); automatic: each patient scaled to about clip_norm
+    # (Bu et al. 2022). The sensitivity is clip_norm with each, so the price is the same.
+    clipping: Literal["flat", "per-layer", "automatic"] = "flat"
     delta: Annotated[float, Field(gt=0, lt=1)]
     noise_multiplier: Annotated[float, Field(ge=NOISE_FLOOR, le=1e4)] | None = None
     target_epsilon: Annotated[float, Field(gt=0, le=1e3)] | None = None

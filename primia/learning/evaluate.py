@@ -8,7 +8,7 @@ import torch
 from primia.imaging.dataset import Films
 from primia.learning.local import to_input
 from primia.learning.metrics import Counts, Floats, MetricLayout
-from primia.learning.models import FloatVector, build, load_flat
+from primia.learning.models import FloatVector, build_for, load_flat
 from primia.learning.terms import LocalTerms
 
 _BATCH = 128
@@ -33,15 +33,13 @@ def predict(
     terms: LocalTerms, weights: FloatVector, films: Films, *, device: str = "cpu"
 ) -> Floats:
     """Logits of each film, float64 (n, classes)."""
-    model = build(
-        terms.model, input_size=terms.input_size, channels=terms.channels, classes=terms.classes
-    )
+    model = build_for(terms.model)
     load_flat(model, weights)
     model.to(device).eval()
-    logits = [np.empty((0, terms.classes))]
+    logits = [np.empty((0, len(terms.model.classes)))]
     with torch.inference_mode():
         for start in range(0, len(films), _BATCH):
             part = torch.from_numpy(films.pixels[start : start + _BATCH])
-            output = model(to_input(part, terms.channels, device))
+            output = model(to_input(part, terms.model.channels, device))
             logits.append(output.cpu().numpy().astype(np.float64))
     return np.concatenate(logits)

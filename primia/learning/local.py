@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,14 +13,19 @@ from torch import nn
 
 from primia.errors import DataError
 from primia.imaging.dataset import Films
-from primia.learning.dpsgd import clipped_sum
-from primia.learning.models import FloatVector, build, flatten, load_flat
-from primia.learning.noise import Entropy, add_gaussian
-from primia.learning.sampling import Indices, films_of, poisson_patients
+from primia.learning.augment import augment
+from primia.learning.clipped import PerUnitClipping
+from primia.learning.clipping import clipping_by_name
+from primia.learning.models import FloatVector, build_for, flatten, load_flat
+from primia.learning.noise import Entropy
+from primia.learning.sampling import Indices, films_of
+from primia.learning.step import PrivateStep
 from primia.learning.terms import LocalTerms
 
 OnStep = Callable[[int, int], None]
 """Called after each step with (steps done, steps in the round)."""
+
+_PLAIN_BATCH = 64  # films at a time without privacy
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +33,7 @@ class LocalUpdate:
     """What one round of local work gave.
 
     delta: new weights minus old ones, float32 (parameters,). With privacy it is already noised.
+        Zero where the plan's model does not learn.
     steps: noisy sums that went into it, to be charged; patients: private, leaves only masked.
     """
 
@@ -54,36 +61,24 @@ def train_locally(
     Raises PeerError when `weights` do not fit the plan's model, DataError when the films do not.
     """
     _check(films, terms)
-    model = build(
-        terms.model, input_size=terms.input_size, channels=terms.channels, classes=terms.classes
-    )
+    model = build_for(terms.model)
     load_flat(model, weights)
     model.to(device)
-    pixels, labels = torch.from_numpy(films.pixels), torch.from_numpy(films.labels)
-    gradient = _private_gradient if terms.privacy else _plain_gradient
-    batches = _poisson_batches if terms.privacy else _shuffled_batches
-    momentum = torch.zeros(weights.size, device=device)
-    for step, rows in enumerate(batches(terms, films, entropy), start=1):
-        index = torch.from_numpy(rows)
-        batch = Batch(
-            to_input(pixels[index], terms.channels, device),
-            labels[index].to(device),
-            torch.from_numpy(films.patients[rows]).to(device),
-        )
-        momentum.mul_(terms.momentum).add_(gradient(model, batch, terms, entropy))
-        _descend(model, momentum, terms.learning_rate)
+    learning = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.SGD(learning, lr=terms.learning_rate, momentum=terms.momentum)
+    prepare = partial(to_input, channels=terms.model.channels, device=device)
+    gradients = (
+        _private_gradients(model, terms, films, prepare, entropy)
+        if terms.privacy
+        else _plain_gradients(model, terms, films, prepare, entropy)
+    )
+    for step, gradient in enumerate(gradients, start=1):
+        for parameter, part in zip(learning, gradient, strict=True):
+            parameter.grad = part
+        optimiser.step()
         if on_step is not None:
             on_step(step, terms.local_steps)
     return LocalUpdate(flatten(model) - weights, terms.local_steps, films.patient_count)
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """The films of one step: inputs (n, channels, size, size), labels (n,), patients (n,)."""
-
-    inputs: torch.Tensor
-    labels: torch.Tensor
-    patients: torch.Tensor
 
 
 def to_input(pixels: torch.Tensor, channels: int, device: str) -> torch.Tensor:
@@ -99,33 +94,70 @@ def to_input(pixels: torch.Tensor, channels: int, device: str) -> torch.Tensor:
     return scaled[:, None].expand(-1, channels, -1, -1)
 
 
-def _private_gradient(
-    model: nn.Module, batch: Batch, terms: LocalTerms, entropy: Entropy
-) -> torch.Tensor:
-    """One noised gradient estimate. An empty batch is noise alone, and counts like any other."""
+Prepare = Callable[[torch.Tensor], torch.Tensor]
+Gradients = Iterator[list[torch.Tensor]]
+
+
+def _private_gradients(
+    model: nn.Module, terms: LocalTerms, films: Films, prepare: Prepare, entropy: Entropy
+) -> Gradients:
+    """The noised gradient of each step. An empty batch is noise alone, and counts like any."""
     assert terms.privacy is not None
-    clip_norm = terms.privacy.clip_norm
-    noisy_sum = clipped_sum(model, batch.inputs, batch.labels, batch.patients, clip_norm)
-    add_gaussian(noisy_sum, terms.privacy.noise_multiplier * clip_norm, entropy)
-    # A constant of the plan: how many patients were drawn is private and must not scale the step.
-    return noisy_sum / terms.expected_patients
-
-
-def _plain_gradient(
-    model: nn.Module, batch: Batch, _terms: LocalTerms, _entropy: Entropy
-) -> torch.Tensor:
-    loss = nn.functional.cross_entropy(model(batch.inputs), batch.labels)
-    parts = torch.autograd.grad(loss, list(model.parameters()))
-    return torch.cat([part.reshape(-1) for part in parts])
-
-
-def _poisson_batches(terms: LocalTerms, films: Films, entropy: Entropy) -> Iterator[Indices]:
+    step = PrivateStep(
+        clipping=clipping_by_name(terms.privacy.clipping, terms.privacy.clip_norm),
+        sampling_rate=terms.sampling_rate,
+        noise_multiplier=terms.privacy.noise_multiplier,
+        divisor=terms.expected_patients,
+        entropy=entropy,
+    )
+    clipped = PerUnitClipping(model, prepare=prepare)
     for _ in range(terms.local_steps):
-        drawn = poisson_patients(films.patient_count, terms.sampling_rate, entropy)
-        yield films_of(drawn, films.patients, terms.max_films_per_patient, entropy)
+        drawn = step.draw(films.patient_count)
+        pixels, labels, patients = _views(drawn, terms, films, entropy)
+        yield step.noised_mean(clipped, _loss_of_each, pixels, labels, patients)
 
 
-def _shuffled_batches(terms: LocalTerms, films: Films, entropy: Entropy) -> Iterator[Indices]:
+def _plain_gradients(
+    model: nn.Module, terms: LocalTerms, films: Films, prepare: Prepare, entropy: Entropy
+) -> Gradients:
+    """The mean gradient of each mini-batch."""
+    learning = [p for p in model.parameters() if p.requires_grad]
+    for drawn in _shuffled_patients(terms, films, entropy):
+        pixels, labels, _ = _views(drawn, terms, films, entropy)
+        total = [torch.zeros_like(p) for p in learning]
+        for start in range(0, len(pixels), _PLAIN_BATCH):
+            part = slice(start, start + _PLAIN_BATCH)
+            inputs = prepare(pixels[part])
+            loss = _loss_of_each(model(inputs), labels[part].to(inputs.device)).sum()
+            found = torch.autograd.grad(loss / len(pixels), learning)
+            torch._foreach_add_(total, found)
+        yield total
+
+
+def _views(
+    drawn: Indices, terms: LocalTerms, films: Films, entropy: Entropy
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Films of the drawn patients, in as many views as the plan says: uint8 (rows, size, size),
+    and the label and the patient of each, int64 (rows,)."""
+    rows = films_of(drawn, films.patients, terms.max_films_per_patient, entropy)
+    pixels = torch.from_numpy(films.pixels[rows])
+    labels = torch.from_numpy(films.labels[rows])
+    patients = torch.from_numpy(films.patients[rows])
+    if terms.augmentations == 1:
+        return pixels, labels, patients
+    generator = torch.Generator().manual_seed(int.from_bytes(entropy(7), "little"))
+    return (
+        augment(pixels, terms.augmentations, generator),
+        labels.repeat_interleave(terms.augmentations),
+        patients.repeat_interleave(terms.augmentations),
+    )
+
+
+def _loss_of_each(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(outputs, labels, reduction="none")
+
+
+def _shuffled_patients(terms: LocalTerms, films: Films, entropy: Entropy) -> Iterator[Indices]:
     """Patients in random order, `expected_patients` at a time, anew when all were seen."""
     generator = np.random.default_rng(int.from_bytes(entropy(16), "little"))
     size = max(1, min(round(terms.expected_patients), films.patient_count))
@@ -134,28 +166,19 @@ def _shuffled_batches(terms: LocalTerms, films: Films, entropy: Entropy) -> Iter
         if order.size < size:
             order = generator.permutation(films.patient_count)
         drawn, order = order[:size], order[size:]
-        yield films_of(drawn, films.patients, terms.max_films_per_patient, entropy)
-
-
-def _descend(model: nn.Module, direction: torch.Tensor, learning_rate: float) -> None:
-    start = 0
-    with torch.no_grad():
-        for p in model.parameters():
-            part = direction[start : start + p.numel()].view_as(p)
-            p.sub_(part, alpha=learning_rate)
-            start += p.numel()
+        yield drawn
 
 
 def _check(films: Films, terms: LocalTerms) -> None:
     if len(films) == 0:
         raise DataError("no training films at this site; check the site file's data section")
-    if films.size != terms.input_size:
+    if films.size != terms.model.input_size:
         raise DataError(
-            f"films are {films.size} px, the plan trains on {terms.input_size} px; read them at "
-            "the plan's size"
+            f"films are {films.size} px, the plan trains on {terms.model.input_size} px; read them "
+            "at the plan's size"
         )
-    if films.labels.max() >= terms.classes:
+    if films.labels.max() >= len(terms.model.classes):
         raise DataError(
-            f"a film has class {films.labels.max()}, the plan has {terms.classes} classes counted "
-            "from 0; check the labels"
+            f"a film has class {films.labels.max()}, the plan has {len(terms.model.classes)} "
+            "classes counted from 0; check the labels"
         )

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from primia.config.plan import ModelTerms
 from primia.errors import ConfigError, PeerError
 from primia.learning.convert import add_weight_standardisation, group_count, train_only, validate
 from primia.learning.layers import ScaleNormBlock
@@ -69,28 +70,18 @@ def build(
     return model
 
 
-def initial_weights(
-    name: str,
-    *,
-    input_size: int,
-    channels: int,
-    classes: int,
-    seed: int,
-    scale_norm: bool = False,
-) -> FloatVector:
-    """The weights that a study starts from, drawn from `seed`.
-
-    scale_norm: as in `build`; its other options change no weight.
-    """
-    model = build(
-        name,
-        input_size=input_size,
-        channels=channels,
-        classes=classes,
+def build_for(terms: ModelTerms, seed: int = 0) -> nn.Module:
+    """The network of a study plan, as `build` makes it."""
+    return build(
+        terms.name,
+        input_size=terms.input_size,
+        channels=terms.channels,
+        classes=len(terms.classes),
         seed=seed,
-        scale_norm=scale_norm,
+        scale_norm=terms.scale_norm,
+        weight_standardisation=terms.weight_standardisation,
+        trainable=terms.trainable,
     )
-    return flatten(model)
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
-from primia.config.plan import StudyPlan
+from primia.config.plan import ModelTerms, StudyPlan
 from primia.errors import ConfigError
 from primia.privacy import DpSgd, calibrate_noise, epsilon
 
@@ -58,20 +58,24 @@ def study_mechanism(plan: StudyPlan) -> DpSgd | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Privacy:
-    """Clip and noise of one step: sensitivity `clip_norm`, noise `noise_multiplier · clip_norm`."""
+    """Clip and noise of one step: sensitivity `clip_norm`, noise `noise_multiplier · clip_norm`.
+
+    clipping: how a patient's gradient is brought to `clip_norm`; the sensitivity is the same.
+        flat: scaled down when longer (Abadi et al., CCS 2016). per-layer: so for each module's
+        share of the norm (McMahan et al., ICLR 2018). automatic: g · clip_norm / (‖g‖ + 0.01),
+        whatever its length (Bu et al., arXiv 2206.07136).
+    """
 
     clip_norm: float
     noise_multiplier: float
+    clipping: Literal["flat", "per-layer", "automatic"] = "flat"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalTerms:
     """Everything that decides one site's work in one round; all of it from the signed plan."""
 
-    model: str
-    input_size: int
-    channels: int
-    classes: int
+    model: ModelTerms
     sampling_rate: float
     local_steps: int
     expected_patients: float
@@ -79,6 +83,7 @@ class LocalTerms:
     learning_rate: float
     momentum: float
     privacy: Privacy | None
+    augmentations: int = 1  # views of each film, averaged with the patient's films before clipping
 
     @classmethod
     def of(cls, plan: StudyPlan) -> Self:
@@ -86,12 +91,13 @@ class LocalTerms:
         noise = noise_multiplier(plan)
         privacy = None
         if plan.privacy != "none" and noise is not None:
-            privacy = Privacy(clip_norm=plan.privacy.clip_norm, noise_multiplier=noise)
+            privacy = Privacy(
+                clip_norm=plan.privacy.clip_norm,
+                noise_multiplier=noise,
+                clipping=plan.privacy.clipping,
+            )
         return cls(
-            model=plan.model.name,
-            input_size=plan.model.input_size,
-            channels=plan.model.channels,
-            classes=len(plan.model.classes),
+            model=plan.model,
             sampling_rate=plan.training.patient_sampling_rate,
             local_steps=plan.training.local_steps,
             expected_patients=plan.training.expected_patients,
@@ -99,4 +105,5 @@ class LocalTerms:
             learning_rate=plan.training.learning_rate,
             momentum=plan.training.momentum,
             privacy=privacy,
+            augmentations=plan.training.augmentations,
         )

@@ -21,7 +21,7 @@ from primia.federation.optimiser import pack_weights
 from primia.identity import authority, keyfile
 from primia.identity.certificate import to_pem
 from primia.imaging.dataset import Cohort, Films
-from primia.learning.models import initial_weights
+from primia.learning.models import build, flatten
 from primia.privacy.ledger import Ledger
 from primia.protocol.coordinator import CoordinatorRound
 from primia.protocol.events import Abort, Answered, Commit, Phase, RoundTerms, Tick, UpdateArrived
@@ -67,7 +67,7 @@ def _json(data: dict[str, Any]) -> str:
 def model(seed: int) -> tuple[Digest, bytes]:
     """A global model and its digest."""
     data = pack_weights(
-        initial_weights("small-cnn", input_size=28, channels=1, classes=2, seed=seed)
+        flatten(build("small-cnn", input_size=28, channels=1, classes=2, seed=seed))
     )
     return sha256(data), data
 
@@ -137,7 +137,7 @@ class Hospital:
         self.state = WorkerState(self.folder)
         self.state.pin_plan(plan_digest(self.plan))
         self.ledger = Ledger(self.folder / "ledger.db", create=True)
-        size = initial_weights("small-cnn", input_size=28, channels=1, classes=2, seed=0).size
+        size = flatten(build("small-cnn", input_size=28, channels=1, classes=2, seed=0)).size
         self.work = LocalWork(
             plan=self.plan,
             contribution=contribution(self.plan, size),

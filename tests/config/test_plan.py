@@ -60,6 +60,18 @@ def test_a_good_plan_is_read_and_its_sites_are_sorted(tmp_path: Path) -> None:
         ("rounds: 3", "rounds: !!python/object:os.system 3", "tag"),
         ("rounds: 3", "rounds: &x 3\nstudy2: *x", "aliases are not allowed"),
         ("rounds: 3\n", "", "missing key 'rounds'"),
+        ("input_size: 28", "input_size: 28, scale_norm: true", "only resnet18-gn has"),
+        ("input_size: 28", "input_size: 28, weight_standardisation: true", "only resnet18-gn has"),
+        ("input_size: 28", "input_size: 28, scale_norm: 1", "model.scale_norm = 1"),
+        ("input_size: 28", "input_size: 28, trainable: tail", "model.trainable = 'tail'"),
+        ("local_steps: 3", "local_steps: 3, augmentations: 0", "training.augmentations = 0"),
+        ("local_steps: 3", "local_steps: 3, augmentations: 17", "training.augmentations = 17"),
+        (
+            "local_steps: 3",
+            "local_steps: 3, augmentations: 3, max_films_per_patient: 43",
+            "is 129, above 128: one patient has to fit a physical batch",
+        ),
+        ("delta: 1e-5", "delta: 1e-5, clipping: none", "privacy.clipping = 'none'"),
         ("privacy: {delta: 1e-5, noise_multiplier: 1.5}", "privacy: off", "privacy = 'off'"),
     ],
 )
@@ -71,6 +83,23 @@ def test_a_mistake_is_named_with_file_key_and_remedy(
     message = str(caught.value)
     assert "plan.yaml" in message
     assert wanted in message
+
+
+def test_every_key_of_the_recipe_is_read_and_changes_the_digest(tmp_path: Path) -> None:
+    resnet = GOOD.replace("small-cnn", "resnet18-gn")
+    plain = plan_from(tmp_path, resnet)
+    seen = {plan_digest(plain)}
+    for old, new in [
+        ("input_size: 28", "input_size: 28, scale_norm: true"),
+        ("input_size: 28", "input_size: 28, weight_standardisation: true"),
+        ("input_size: 28", "input_size: 28, trainable: head"),
+        ("local_steps: 3", "local_steps: 3, augmentations: 16, max_films_per_patient: 8"),
+        ("delta: 1e-5", "delta: 1e-5, clipping: automatic"),
+    ]:
+        changed = plan_from(tmp_path, resnet.replace(old, new))
+        assert plan_from_canonical(canonical_bytes(changed)) == changed
+        seen.add(plan_digest(changed))
+    assert len(seen) == 6
 
 
 def test_several_mistakes_are_all_named(tmp_path: Path) -> None:

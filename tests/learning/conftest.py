@@ -7,6 +7,7 @@ import pytest
 import torch
 from seeded_stream import seeded_entropy
 
+from primia.config.plan import ModelTerms
 from primia.imaging.dataset import Films
 from primia.learning.terms import LocalTerms, Privacy
 
@@ -38,10 +39,7 @@ def films() -> Films:
 @pytest.fixture
 def terms() -> LocalTerms:
     return LocalTerms(
-        model="small-cnn",
-        input_size=28,
-        channels=1,
-        classes=2,
+        model=ModelTerms(name="small-cnn", input_size=28, classes=("no", "yes")),
         sampling_rate=0.5,
         local_steps=3,
         expected_patients=30,

@@ -6,14 +6,14 @@ from primia.errors import PeerError
 from primia.learning.evaluate import evaluate, predict
 from primia.learning.local import to_input
 from primia.learning.metrics import MetricLayout
-from primia.learning.models import build, initial_weights
+from primia.learning.models import build, flatten
 
 SHAPE = {"input_size": 28, "channels": 1, "classes": 2}
 
 
 @pytest.fixture
 def weights():
-    return initial_weights("small-cnn", **SHAPE, seed=3)
+    return flatten(build("small-cnn", **SHAPE, seed=3))
 
 
 def test_predictions_are_those_of_the_model_film_by_film(terms, films, weights):

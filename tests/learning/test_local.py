@@ -3,28 +3,27 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from reference import loop_sum
 from seeded_stream import seeded_entropy
 
 from primia.errors import DataError, PeerError
 from primia.imaging.dataset import Films
 from primia.learning import local
-from primia.learning.dpsgd import clipped_sum
+from primia.learning.clipped import PerUnitClipping
 from primia.learning.evaluate import evaluate
 from primia.learning.local import to_input, train_locally
 from primia.learning.metrics import MetricLayout, Metrics
-from primia.learning.models import build, initial_weights, load_flat
+from primia.learning.models import build, build_for, flatten, load_flat
 from primia.learning.noise import add_gaussian
 from primia.learning.terms import Privacy
 
 
-def start(terms, seed=1):
-    return initial_weights(
-        terms.model,
-        input_size=terms.input_size,
-        channels=terms.channels,
-        classes=terms.classes,
-        seed=seed,
-    )
+def start(terms):
+    return flatten(build_for(terms.model, seed=1))
+
+
+def cross_entropy(outputs, labels):
+    return torch.nn.functional.cross_entropy(outputs, labels, reduction="none")
 
 
 def nobody(terms):
@@ -48,9 +47,11 @@ def test_a_round_of_full_batches_is_dp_sgd_with_momentum_written_out(terms, film
         entropy(8 * len(one_each))  # the draw of films
         load_flat(model, w.numpy())
         labels, patients = torch.from_numpy(one_each.labels), torch.from_numpy(one_each.patients)
-        noisy = clipped_sum(model, x, labels, patients, 1.0)
+        parts = loop_sum(model, cross_entropy, x, labels, patients, 1.0)
+        noisy = [part.float() for part in parts]
         add_gaussian(noisy, 1.0, entropy)
-        v = terms.momentum * v + noisy / terms.expected_patients
+        flat = torch.cat([part.flatten() for part in noisy])
+        v = terms.momentum * v + flat / terms.expected_patients
         w = w - terms.learning_rate * v
     expected = w.numpy() - weights
     # Not to the last digit: one rounding more or less moves where a maximum is pooled.
@@ -118,11 +119,13 @@ def test_the_weights_given_are_not_changed(terms, films):
 def test_no_more_films_than_the_plan_allows_are_taken_of_a_patient(terms, films, monkeypatch):
     seen = []
 
-    def spy(model, inputs, labels, patients, clip_norm):
-        seen.append(patients)
-        return clipped_sum(model, inputs, labels, patients, clip_norm)
+    whole = PerUnitClipping.sum
 
-    monkeypatch.setattr(local, "clipped_sum", spy)
+    def spy(self, clipping, loss, inputs, targets, unit):
+        seen.append(unit)
+        return whole(self, clipping, loss, inputs, targets, unit)
+
+    monkeypatch.setattr(PerUnitClipping, "sum", spy)
     train_locally(replace(terms, max_films_per_patient=1, sampling_rate=1.0), start(terms), films)
     for patients in seen:
         assert torch.equal(patients, torch.arange(60))
@@ -144,13 +147,13 @@ def test_without_privacy_nothing_is_clipped_or_noised_and_the_task_is_learned(te
 
 def test_without_privacy_every_patient_is_seen_before_any_a_second_time(terms, films, monkeypatch):
     seen = []
-    plain = local._plain_gradient
+    films_of = local.films_of
 
-    def spy(model, batch, terms, entropy):
-        seen.append(set(batch.patients.tolist()))
-        return plain(model, batch, terms, entropy)
+    def spy(drawn, *rest):
+        seen.append(set(drawn.tolist()))
+        return films_of(drawn, *rest)
 
-    monkeypatch.setattr(local, "_plain_gradient", spy)
+    monkeypatch.setattr(local, "films_of", spy)
     train_locally(
         replace(terms, privacy=None, expected_patients=20, local_steps=3), start(terms), films
     )
@@ -195,7 +198,9 @@ def test_films_and_weights_that_do_not_fit_the_plan_are_refused(terms, films):
     with pytest.raises(PeerError, match="weights"):
         train_locally(terms, weights[:-1], films)
     with pytest.raises(DataError, match="28 px, the plan trains on 32 px"):
-        train_locally(replace(terms, input_size=32), weights, films)
+        train_locally(
+            replace(terms, model=terms.model.model_copy(update={"input_size": 32})), weights, films
+        )
     with pytest.raises(DataError, match="class 2, the plan has 2"):
         train_locally(terms, weights, Films(films.pixels, films.labels + 1, films.patients))
     with pytest.raises(DataError, match="no training films"):

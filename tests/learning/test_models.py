@@ -8,7 +8,6 @@ from primia.learning.models import (
     NAMES,
     build,
     flatten,
-    initial_weights,
     load_flat,
     parameter_count,
 )
@@ -38,7 +37,7 @@ def test_the_output_for_one_film_does_not_depend_on_the_others(name):
 
 def test_initial_weights_follow_the_seed_and_leave_torchs_generator_alone():
     before = torch.random.get_rng_state()
-    a, b, c = (initial_weights("small-cnn", **SHAPE, seed=s) for s in (1, 1, 2))
+    a, b, c = (flatten(build("small-cnn", **SHAPE, seed=s)) for s in (1, 1, 2))
     assert np.array_equal(a, b)
     assert not np.array_equal(a, c)
     assert torch.equal(before, torch.random.get_rng_state())
@@ -92,10 +91,10 @@ def test_weights_that_do_not_fit_are_refused_and_change_nothing(spoil):
 def test_the_initial_weights_of_seed_0_are_those_of_earlier_releases(name, total, norm):
     # A study is known by the digest of these, too. The tolerance is for other torch versions'
     # rounding, not for other draws: the totals of two seeds differ by far more.
-    weights = initial_weights(name, **SHAPE, seed=0).astype(np.float64)
+    weights = flatten(build(name, **SHAPE, seed=0)).astype(np.float64)
     assert weights.sum() == pytest.approx(total, abs=1e-3)
     assert np.linalg.norm(weights) == pytest.approx(norm, abs=1e-4)
-    other = initial_weights(name, **SHAPE, seed=1).astype(np.float64)
+    other = flatten(build(name, **SHAPE, seed=1)).astype(np.float64)
     assert abs(other.sum() - total) > 1e-1
 
 
@@ -109,14 +108,14 @@ def test_scale_norm_adds_a_norm_to_every_block_and_leaves_the_other_weights():
     assert parameter_count(scaled) == parameter_count(plain) + extra
     films = torch.randn(2, 1, 28, 28)
     assert not torch.allclose(scaled(films), plain(films))
-    load_flat(scaled, initial_weights("resnet18-gn", **SHAPE, seed=0, scale_norm=True))
+    load_flat(scaled, flatten(build("resnet18-gn", **SHAPE, seed=0, scale_norm=True)))
 
 
 @pytest.mark.parametrize(("name", "count"), [("small-cnn", 3), ("resnet18-gn", 20)])
 def test_weight_standardisation_reaches_every_convolution_and_changes_no_weight(name, count):
     model = build(name, **SHAPE, weight_standardisation=True)
     assert sum(isinstance(m, WeightStandardisedConv2d) for m in model.modules()) == count
-    assert np.array_equal(flatten(model), initial_weights(name, **SHAPE, seed=0))
+    assert np.array_equal(flatten(model), flatten(build(name, **SHAPE, seed=0)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -126,7 +125,7 @@ def test_frozen_weights_are_in_the_flat_vector_too(name, trainable):
     active = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert 0 < active < parameter_count(model)
     load_flat(model, 2 * flatten(model))
-    assert np.array_equal(flatten(model), 2 * initial_weights(name, **SHAPE, seed=0))
+    assert np.array_equal(flatten(model), 2 * flatten(build(name, **SHAPE, seed=0)))
 
 
 def test_all_options_together_keep_films_apart():

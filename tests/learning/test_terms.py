@@ -40,7 +40,7 @@ def test_a_target_is_calibrated_over_all_rounds_of_the_study():
     terms = LocalTerms.of(p)
     assert terms.privacy is not None
     assert terms.privacy.noise_multiplier == study.noise_multiplier
-    assert (terms.classes, terms.local_steps, terms.momentum) == (2, 10, 0.9)
+    assert (len(terms.model.classes), terms.local_steps, terms.momentum) == (2, 10, 0.9)
 
 
 def test_noise_that_misses_the_target_beside_it_is_refused():
@@ -54,3 +54,28 @@ def test_no_privacy_is_no_mechanism():
     p = plan("none")
     assert noise_multiplier(p) is round_mechanism(p) is study_mechanism(p) is None
     assert LocalTerms.of(p).privacy is None
+
+
+def test_the_recipe_of_the_plan_reaches_the_terms():
+    written = plan({"delta": 1e-4, "noise_multiplier": 2.0, "clipping": "per-layer"})
+    recipe = written.model_dump()
+    recipe["model"] |= {
+        "name": "resnet18-gn",
+        "scale_norm": True,
+        "weight_standardisation": True,
+        "trainable": "bias",
+    }
+    recipe["training"]["augmentations"] = 8
+    terms = LocalTerms.of(StudyPlan.model_validate(recipe))
+    assert (terms.model.scale_norm, terms.model.weight_standardisation) == (True, True)
+    assert (terms.model.trainable, terms.augmentations) == ("bias", 8)
+    assert terms.privacy is not None
+    assert terms.privacy.clipping == "per-layer"
+
+
+def test_a_recipe_left_out_is_the_plain_one():
+    terms = LocalTerms.of(plan({"delta": 1e-4, "noise_multiplier": 2.0}))
+    assert (terms.model.scale_norm, terms.model.weight_standardisation) == (False, False)
+    assert (terms.model.trainable, terms.augmentations) == ("all", 1)
+    assert terms.privacy is not None
+    assert terms.privacy.clipping == "flat"

@@ -1,0 +1,31 @@
+"""Half precision in the forward pass, float32 or more wherever a bound is computed."""
+
+from __future__ import annotations
+
+import torch
+
+
+def autocast_dtype(x: torch.Tensor) -> torch.dtype | None:
+    """What autocast would compute in here, or None; the rules cast for themselves."""
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind) and x.is_floating_point() and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(kind)
+    return None
+
+
+def without(rows: torch.Tensor | None, tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` with the rows that are left out set to zero."""
+    if rows is None:
+        return tensor
+    return tensor.masked_fill(rows.view(-1, *[1] * (tensor.dim() - 1)), 0.0)
+
+
+def wide(tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` in at least float32: norms and sums are never made in half precision."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def scaled(tensor: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Each row times its factor, in at least float32."""
+    broad = wide(tensor)
+    return broad * factors.to(broad.dtype).view(-1, *[1] * (tensor.dim() - 1))

@@ -1,0 +1,63 @@
+"""How many rows go through the model together: as many as memory holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from primia.learning.engine import Attached, Book, Method, Rows
+
+_MOST = 256  # rows; larger physical batches are no faster, on a CPU or on a GPU
+_SHARE = 0.25
+"""Of the memory that is free, for one physical batch: other processes use the rest, and what the
+layers allocate on the way is not counted."""
+
+
+def rows_that_fit(attached: Attached, inputs: torch.Tensor) -> int:
+    """A physical batch size for rows like `inputs`, (rows, ...): a power of two, at most 256.
+
+    Counts what the forward pass saves for two rows, as much again for gradients, and the
+    per-sample gradients of the layers that hold them. Uses no values of the rows, only shapes.
+    """
+    free = _free_bytes(inputs.device)
+    fit = max(1, int(free * _SHARE / bytes_per_row(attached, inputs)))
+    return min(_MOST, 1 << (fit.bit_length() - 1))
+
+
+def bytes_per_row(attached: Attached, inputs: torch.Tensor) -> int:
+    """Memory that one more row takes in a private step."""
+    saved: dict[int, int] = {}
+    weights = {p.data_ptr() for p in attached.model.parameters()}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    two = torch.zeros_like(inputs[:1]).expand(2, *inputs.shape[1:]).contiguous()
+    book = Book(Rows(torch.arange(2, device=inputs.device), 2), len(attached.layers))
+    hooks = torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor)
+    random = [inputs.device] if inputs.device.type == "cuda" else []
+    with attached.booking(book), torch.enable_grad(), torch.random.fork_rng(random), hooks:
+        attached.model(two)
+    held = sum(
+        4 * layer.choice.weights
+        for layer in attached.layers
+        if layer.choice is not None and layer.choice.method in {Method.PER_SAMPLE, Method.VMAP}
+    )
+    return max(1, sum(saved.values()) + held)
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Memory that this process may still take: of the GPU, or of the machine or its container."""
+    if device.type == "cuda":
+        free: int = torch.cuda.mem_get_info(device)[0]
+        return free
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    limit, used = (Path("/sys/fs/cgroup") / f"memory.{n}" for n in ("max", "current"))
+    if limit.is_file() and used.is_file() and (most := limit.read_text().strip()) != "max":
+        free = min(free, int(most) - int(used.read_text()))
+    return max(0, free)

@@ -1,0 +1,226 @@
+"""DP-SGD for any PyTorch model, in three lines and without the federation.
+
+training = private(model, optimiser, units=len(films), sampling_rate=0.02, delta=1e-5,
+                   noise_multiplier=1.0, clip_norm=1.0)
+for rows in training.batches(steps=500):
+    training.step(loss, films[rows], labels[rows])
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from primia.errors import BudgetExhausted, ConfigError, StateError
+from primia.learning.clipped import Loss, PerUnitClipping
+from primia.learning.clipping import AdaptiveQuantile, Clipping, Flat
+from primia.learning.engine import Choice, Method, Rule
+from primia.learning.noise import Entropy
+from primia.learning.step import PrivateStep
+from primia.privacy import DpSgd, calibrate_noise, epsilon
+
+_STATE_FORMAT = 1
+
+
+def private(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    *,
+    units: int | torch.Tensor | Sequence[int],
+    sampling_rate: float,
+    delta: float,
+    clip_norm: float = 1.0,
+    clipping: Clipping | None = None,
+    noise_multiplier: float | None = None,
+    target_epsilon: float | None = None,
+    steps: int | None = None,
+    divisor: float | None = None,
+    physical_batch: int | None = None,
+    rules: Mapping[type[nn.Module], Rule] | None = None,
+    methods: Mapping[str, Method] | None = None,
+    entropy: Entropy = os.urandom,
+    group: dist.ProcessGroup | None = None,
+) -> PrivateTraining:
+    """Private training of `model` by `optimiser`, for add-or-remove-one unit.
+
+    units: how many rows there are, each a unit of its own; or the unit of each row, (rows,), such
+        as the patient of each film: a unit's rows are drawn together, averaged and clipped once.
+    sampling_rate: each unit's chance to be in a step's batch (Poisson sampling).
+    clip_norm: L2 bound on one unit's gradient; clipping: another way to apply one than `Flat`.
+    noise_multiplier: standard deviation of the noise over the bound. Left out, it is calibrated
+        so that `steps` steps reach `target_epsilon`.
+    target_epsilon: no step is made that would take ε at `delta` beyond it; None: no limit.
+    divisor: constant by which the noised sum is divided, by default sampling_rate · units.
+    physical_batch, rules, methods: as for `PerUnitClipping`. group: as for `PrivateStep`.
+
+    Raises ConfigError for a model that cannot be trained privately (naming the module), an
+    optimiser that holds other parameters than the model's trainable ones, or terms that
+    contradict each other.
+    """
+    count = units if isinstance(units, int) else len(units)
+    unit = torch.arange(count) if isinstance(units, int) else torch.as_tensor(units).cpu()
+    if noise_multiplier is None:
+        if target_epsilon is None or steps is None:
+            raise ConfigError("give noise_multiplier, or target_epsilon and steps to calibrate it")
+        noise_multiplier = calibrate_noise(sampling_rate, steps, delta, target_epsilon)
+    if clipping is not None and clip_norm != 1.0:
+        raise ConfigError("clip_norm and clipping: give the bound in one place")
+    distinct, numbered = torch.unique(unit, return_inverse=True)
+    step = PrivateStep(
+        clipping=clipping or Flat(clip_norm),
+        sampling_rate=sampling_rate,
+        noise_multiplier=noise_multiplier,
+        divisor=sampling_rate * distinct.numel() if divisor is None else divisor,
+        entropy=entropy,
+        group=group,
+    )
+    clipped = PerUnitClipping(model, physical_batch=physical_batch, rules=rules, methods=methods)
+    return PrivateTraining(clipped, optimiser, step, numbered, delta, target_epsilon)
+
+
+class PrivateTraining:
+    """Draws batches, makes noised steps, and knows what they cost. Made by `private`.
+
+    Nothing it returns depends on the data but through the noise: no loss, no norms, no counts.
+    """
+
+    def __init__(
+        self,
+        clipped: PerUnitClipping,
+        optimiser: torch.optim.Optimizer,
+        step: PrivateStep,
+        unit: torch.Tensor,
+        delta: float,
+        target_epsilon: float | None,
+    ) -> None:
+        self._clipped = clipped
+        self._optimiser = optimiser
+        self._step = step
+        self._unit = unit
+        self._units = int(unit.max()) + 1 if unit.numel() else 0
+        self._delta = delta
+        self._target = target_epsilon
+        self._ran: list[DpSgd] = []
+        self._drawn: torch.Tensor | None = None
+        self._cleared = 0  # further steps known to stay within the target
+        self._stride = 1
+        self._check_optimiser()
+        self.epsilon()  # a delta out of range is refused before the first step, not after it
+
+    @property
+    def mechanisms(self) -> tuple[DpSgd, ...]:
+        """What ran so far, for an accountant."""
+        return tuple(self._ran)
+
+    @property
+    def noise_multiplier(self) -> float:
+        """As given or calibrated."""
+        return self._step.noise_multiplier
+
+    def epsilon(self, further_steps: int = 0) -> float:
+        """ε at delta of all steps so far, and of so many more."""
+        more = [self._step.mechanism(further_steps)] if further_steps else []
+        return epsilon([*self._ran, *more], self._delta)
+
+    def explain(self) -> list[Choice]:
+        """How each layer's norms were found in the last step; `engine.table` prints it."""
+        return self._clipped.explain()
+
+    def batches(self, steps: int) -> Iterator[torch.Tensor]:
+        """The rows of each step's batch, int64 (rows,), unit by unit; may be empty.
+
+        Each has to be used by one `step` before the next is drawn.
+        """
+        for _ in range(steps):
+            if self._drawn is not None:
+                raise StateError("a batch was drawn and not used; call step with its rows")
+            drawn = torch.from_numpy(self._step.draw(self._units))
+            self._drawn = torch.isin(self._unit, drawn).nonzero().flatten()
+            yield self._drawn
+
+    def step(self, loss: Loss, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+        """One noised step on the batch drawn last.
+
+        loss: from (outputs, targets) to the loss of each row, (rows,).
+        inputs, targets: of the rows that `batches` gave, in their order; or k views of each row,
+            one row's views side by side, which are averaged before clipping (augmentation
+            multiplicity, De et al., arXiv 2204.13650).
+
+        Raises BudgetExhausted, before anything is computed, if the step would take ε beyond the
+        target; StateError when no batch was drawn: ε holds for Poisson-drawn batches only.
+        """
+        rows = self._drawn
+        if rows is None:
+            raise StateError("no batch was drawn for this step; take rows from batches(steps)")
+        views, rest = divmod(len(inputs), len(rows)) if len(rows) else (1, len(inputs))
+        if rest or not views:
+            raise StateError(
+                f"{len(inputs)} inputs for {len(rows)} drawn rows; give each drawn row, or the "
+                "same number of views of each"
+            )
+        self._refuse_overspending()
+        self._drawn = None
+        self._charge()
+        gradients = self._step.noised_mean(
+            self._clipped, loss, inputs, targets, self._unit[rows].repeat_interleave(views)
+        )
+        for parameter, gradient in zip(self._clipped.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has to be kept beside the model's and the optimiser's state; JSON can hold it."""
+        ran = [[m.sampling_rate, m.noise_multiplier, m.steps] for m in self._ran]
+        return {"format": _STATE_FORMAT, "ran": ran, "clip_norm": self._step.clipping.clip_norm}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`: its steps stay charged, whatever the terms are now.
+
+        Raises StateError for another format, or when steps were made already.
+        """
+        if self._ran:
+            raise StateError("steps were made already; load the state before the first of them")
+        if state.get("format") != _STATE_FORMAT:
+            raise StateError("this state was written by another version of primia; use that one")
+        self._ran = [DpSgd(float(q), float(z), int(t)) for q, z, t in state["ran"]]
+        if isinstance(self._step.clipping, AdaptiveQuantile):
+            self._step.clipping.clip_norm = float(state["clip_norm"])
+
+    def _refuse_overspending(self) -> None:
+        """Price ahead in strides that double, since a price takes longer than many a step."""
+        if self._target is None:
+            return
+        if self._cleared:
+            self._cleared -= 1
+            return
+        while self._stride and self.epsilon(self._stride) > self._target:
+            self._stride //= 2
+        if not self._stride:
+            self._stride = 1
+            raise BudgetExhausted(
+                f"one more step would reach epsilon {self.epsilon(1):.4f}, above the target "
+                f"{self._target:g}; stop here, or raise the target knowingly"
+            )
+        self._cleared, self._stride = self._stride - 1, 2 * self._stride
+
+    def _charge(self) -> None:
+        last = self._ran[-1] if self._ran else None
+        one = self._step.mechanism(1)
+        if last is not None and one == DpSgd(last.sampling_rate, last.noise_multiplier, 1):
+            self._ran[-1] = self._step.mechanism(last.steps + 1)
+        else:
+            self._ran.append(one)
+
+    def _check_optimiser(self) -> None:
+        held = {p for g in self._optimiser.param_groups for p in g["params"] if p.requires_grad}
+        if held != set(self._clipped.parameters):
+            raise ConfigError(
+                "the optimiser holds other parameters than the model's trainable ones; make it "
+                "from the model as it is now (after converting, freezing or moving it)"
+            )
