@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH_VENV := .venv-bench
+BENCH_STAMP := $(BENCH_VENV)/.installed
 PRIMIA_DATA ?= ../shared/data
 export PRIMIA_DATA
 
-.PHONY: install demo test test-docker lint types format protos wheelhouse compose-demo compose-down clean
+.PHONY: install bench bench-dp demo test test-docker lint types format protos wheelhouse compose-demo compose-down clean
 
 install: $(STAMP)
 
@@ -40,8 +42,21 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
+# Peers live in an environment of their own: what they need must not decide what primia gets.
+# BENCH_ARGS goes through, as in: make bench-dp BENCH_ARGS="--cases cnn-28-b128 --budget 5"
+bench: bench-dp
+
+bench-dp: $(BENCH_STAMP)
+	$(BENCH_VENV)/bin/python -m benchmarks.dp.run $(BENCH_ARGS)
+
+$(BENCH_STAMP): pyproject.toml constraints.txt
+	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet -c constraints.txt torch torchvision
+	$(BENCH_VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(BENCH_VENV) build dist *.egg-info
 
 # What the images install, so that building them needs no network. Which torch comes (CPU or CUDA)
 # is decided by pip's own settings, as in the installation above. With the date fixed, unchanged

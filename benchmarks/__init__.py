@@ -1,0 +1,1 @@
+"""Measurements side by side with other people's work; run with `make bench`."""
