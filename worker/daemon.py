@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import structlog
+import torch
 
 from primia.config.plan import StudyPlan
-from primia.config.site import SiteConfig
+from primia.config.site import Compute, SiteConfig
 from primia.errors import StateError, Unreachable
 from primia.federation.optimiser import pack_weights
 from primia.identity import keyfile
@@ -92,8 +93,6 @@ def _take_part(
     link: FederationClient,
     stop: threading.Event,
 ) -> None:
-    import torch
-
     torch.set_num_threads(config.compute.threads)
     bundle = _until_answered(link.get_study, stop)
     if bundle is None:
@@ -125,7 +124,7 @@ def _take_part(
         state=state,
         ledger=ledger,
         blobs=blobs,
-        device=_device(config.compute.device),
+        devices=_devices(config.compute),
     )
     log.info("taking_part", site=identity.site, coordinator=identity.address)
     Participant(identity, peers, work, link, stop, model_bytes).serve()
@@ -137,14 +136,18 @@ def _model_size(plan: StudyPlan) -> tuple[int, int]:
     return weights.size, len(pack_weights(weights))
 
 
-def _device(wanted: str) -> str:
-    import torch
-
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise StateError(f"compute.device {wanted}: no CUDA device here; use auto or cpu")
-    return wanted
+def _devices(compute: Compute) -> tuple[str, ...]:
+    """Where each process trains. Raises StateError when the GPUs asked for are not here."""
+    wanted, processes, here = compute.device, compute.processes, torch.cuda.device_count()
+    if wanted == "cpu" or (wanted == "auto" and not here):
+        return ("cpu",) * processes
+    first = int(wanted.partition(":")[2] or 0)
+    if first + processes > here:
+        raise StateError(
+            f"compute: device {wanted} with {processes} process(es) needs GPUs {first} to "
+            f"{first + processes - 1}, and {here} are here; ask for fewer, or use cpu"
+        )
+    return tuple(f"cuda:{first + i}" for i in range(processes))
 
 
 def _until_answered(call: Callable[[], T], stop: threading.Event) -> T | None:

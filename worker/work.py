@@ -21,7 +21,8 @@ from primia.federation.contribution import Contribution
 from primia.federation.optimiser import unpack_weights
 from primia.imaging.dataset import Cohort
 from primia.learning.evaluate import evaluate
-from primia.learning.local import OnStep, train_locally
+from primia.learning.local import OnStep
+from primia.learning.parallel import train_on_devices
 from primia.learning.terms import LocalTerms, round_mechanism, study_mechanism
 from primia.privacy.accounting import epsilon
 from primia.privacy.ledger import Ledger
@@ -93,7 +94,7 @@ class LocalWork:
     state: WorkerState
     ledger: Ledger
     blobs: Blobs
-    device: str
+    devices: tuple[str, ...]  # one for each process that shares a step
 
     def prepare(
         self, round_id: RoundId, fetch: Callable[[Digest], bytes], on_step: OnStep
@@ -127,12 +128,12 @@ class LocalWork:
         terms = LocalTerms.of(self.plan)
         weights = unpack_weights(model, self.contribution.parameters)
         counts = evaluate(
-            terms, weights, self.cohort.validation, metric_layout(self.plan), device=self.device
+            terms, weights, self.cohort.validation, metric_layout(self.plan), device=self.devices[0]
         )
         update = None
         if round_id.kind is RoundKind.TRAIN:
-            trained = train_locally(
-                terms, weights, self.cohort.train, device=self.device, on_step=on_step
+            trained = train_on_devices(
+                terms, weights, self.cohort.train, self.devices, on_step=on_step
             )
             update = trained.delta
         try:

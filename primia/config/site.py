@@ -42,7 +42,8 @@ class Compute(Strict):
     """Where training runs."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    threads: Annotated[int, Field(ge=1, le=256)] = 1  # of each process
+    processes: Annotated[int, Field(ge=1, le=64)] = 1  # that share a step, one for each GPU
 
 
 class SiteConfig(Strict):

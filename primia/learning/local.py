@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from primia.errors import DataError
@@ -50,6 +51,7 @@ def train_locally(
     device: str = "cpu",
     on_step: OnStep | None = None,
     entropy: Entropy = os.urandom,
+    group: dist.ProcessGroup | None = None,
 ) -> LocalUpdate:
     """Train on the site's films, starting from the global `weights`.
 
@@ -58,17 +60,16 @@ def train_locally(
     Without, ordinary mini-batches of the same expected size. Momentum starts from zero in each
     round, so nothing but the weights is carried from one round to the next.
 
+    group: processes with the same films that share each step, see `parallel`; privacy only.
+
     Raises PeerError when `weights` do not fit the plan's model, DataError when the films do not.
     """
-    _check(films, terms)
-    model = build_for(terms.model)
-    load_flat(model, weights)
-    model.to(device)
+    model = starting_model(terms, weights, films).to(device)
     learning = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.SGD(learning, lr=terms.learning_rate, momentum=terms.momentum)
     prepare = partial(to_input, channels=terms.model.channels, device=device)
     gradients = (
-        _private_gradients(model, terms, films, prepare, entropy)
+        _private_gradients(model, terms, films, prepare, entropy, group)
         if terms.privacy
         else _plain_gradients(model, terms, films, prepare, entropy)
     )
@@ -79,6 +80,17 @@ def train_locally(
         if on_step is not None:
             on_step(step, terms.local_steps)
     return LocalUpdate(flatten(model) - weights, terms.local_steps, films.patient_count)
+
+
+def starting_model(terms: LocalTerms, weights: FloatVector, films: Films) -> nn.Module:
+    """The plan's network with these weights, on the CPU, once all three fit together.
+
+    Raises as `train_locally`.
+    """
+    _check(films, terms)
+    model = build_for(terms.model)
+    load_flat(model, weights)
+    return model
 
 
 def to_input(pixels: torch.Tensor, channels: int, device: str) -> torch.Tensor:
@@ -99,7 +111,12 @@ Gradients = Iterator[list[torch.Tensor]]
 
 
 def _private_gradients(
-    model: nn.Module, terms: LocalTerms, films: Films, prepare: Prepare, entropy: Entropy
+    model: nn.Module,
+    terms: LocalTerms,
+    films: Films,
+    prepare: Prepare,
+    entropy: Entropy,
+    group: dist.ProcessGroup | None,
 ) -> Gradients:
     """The noised gradient of each step. An empty batch is noise alone, and counts like any."""
     assert terms.privacy is not None
@@ -109,6 +126,7 @@ def _private_gradients(
         noise_multiplier=terms.privacy.noise_multiplier,
         divisor=terms.expected_patients,
         entropy=entropy,
+        group=group,
     )
     clipped = PerUnitClipping(model, prepare=prepare)
     for _ in range(terms.local_steps):

@@ -79,6 +79,9 @@ def private(
         entropy=entropy,
         group=group,
     )
+    if group is not None:
+        for parameter in model.parameters():  # all ranks start from the first one's weights
+            dist.broadcast(parameter.detach(), group_src=0, group=group)
     clipped = PerUnitClipping(model, physical_batch=physical_batch, rules=rules, methods=methods)
     return PrivateTraining(clipped, optimiser, step, numbered, delta, target_epsilon)
 

@@ -167,6 +167,8 @@ def plan_in_words(record: StudyRecord) -> tuple[tuple[str, str], ...]:
             ", at most {training.max_films_per_patient} films of a patient; sums are divided by "
             "the constant {training.expected_patients}",
         ),
+        ("Views of each film", "{training.augmentations}, averaged before clipping"),
+        ("Weights that learn", "{model.trainable}"),
         *_privacy_in_words(record),
         (
             "Masking",
@@ -181,13 +183,21 @@ def plan_in_words(record: StudyRecord) -> tuple[tuple[str, str], ...]:
     return tuple((name, text) for name, text in filled if text)
 
 
+_CLIPPING = {
+    "flat": "clipped to",
+    "per-layer": "clipped, each layer to its share, to",
+    "automatic": "scaled to nearly",
+}
+
+
 def _privacy_in_words(record: StudyRecord) -> list[tuple[str, str]]:
     if not is_private(record):
         return [("Privacy", "none: updates carry no noise")]
     noise = "Gaussian noise with multiplier {privacy.noise_multiplier} times that norm"
     if look_up(record.plan, "privacy.noise_multiplier") is None:
         noise = "Gaussian noise calibrated to ε = {privacy.target_epsilon} over all rounds"
-    clip = "a patient's gradient is clipped to L2 norm {privacy.clip_norm}; " + noise
+    how = _CLIPPING[look_up(record.plan, "privacy.clipping") or "flat"]
+    clip = f"a patient's gradient is {how} L2 norm {{privacy.clip_norm}}; {noise}"
     rows = [("Privacy", clip + ", drawn at the site")]
     if record.planned_epsilon is not None:
         price = f"ε = {epsilon_text(record.planned_epsilon)} for a site that is in every round"

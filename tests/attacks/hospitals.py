@@ -146,7 +146,7 @@ class Hospital:
             state=self.state,
             ledger=self.ledger,
             blobs=Blobs(self.folder / "blobs"),
-            device="cpu",
+            devices=("cpu",),
         )
         peers = Peers(self.identity, self.state)
         peers.learn(self.certificates, self.plan)
