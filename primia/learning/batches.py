@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 _MULTIPLE = 8
-"""Sizes are multiples of this, or of an eighth of the full size where that is less."""
+"""Sizes below the full one are multiples of this, or of an eighth of the full one if less."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ def physical_batches(unit: torch.Tensor, size: int) -> Iterator[Physical]:
             previous = end
             continue
         rows = order[start:previous]
-        padded = -(-rows.numel() // step) * step
+        padded = max(rows.numel(), min(size, -(-rows.numel() // step) * step))
         yield _padded(rows, inverse[rows] - first, counts[first:number], padded)
         if end is not None:
             start, first, previous = previous, number, end

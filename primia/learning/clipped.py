@@ -15,10 +15,14 @@ from primia.errors import ConfigError
 from primia.learning.batches import Physical, physical_batches
 from primia.learning.clipping import Clipping
 from primia.learning.engine import Attached, Book, Choice, Method, Rows, Rule
+from primia.learning.engine.precision import exact_products
 from primia.learning.memory import rows_that_fit
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(outputs (rows, ...), targets (rows, ...)) -> the loss of each row, (rows,)."""
+"""(outputs (rows, ...), targets (rows, ...)) -> the loss of each row, (rows,).
+
+Each from its own row alone: a loss divided by a count over the batch has this shape too, and the
+bound would not hold. That cannot be seen here."""
 
 
 Prepare = Callable[[torch.Tensor], torch.Tensor]
@@ -63,6 +67,7 @@ class PerUnitClipping:
         if physical_batch is not None and physical_batch < 1:
             raise ConfigError(f"physical_batch {physical_batch}: must be at least 1")
         self.physical_batch = physical_batch
+        self._probed = False
         self._prepare: Prepare = prepare or (lambda rows: rows)
         self._attached = Attached(model, rules=rules, methods=methods)
 
@@ -92,6 +97,9 @@ class PerUnitClipping:
         Adding or removing one unit changes the sum by at most `clipping.clip_norm` in L2 norm.
         A unit whose gradient is not finite counts as zero, which keeps that bound. Rows go
         through the model in physical batches; no rows at all give zeros.
+
+        Raises StateError when the model was changed since, ConfigError for a loss that does not
+        give one value a row, and for parameters used past their module or not at all.
         """
         if unit is None:
             unit = torch.arange(len(inputs))
@@ -100,32 +108,41 @@ class PerUnitClipping:
                 f"{len(inputs)} inputs, {len(targets)} targets, {unit.numel()} units: "
                 "give one of each a row"
             )
-        if self.physical_batch is None and len(inputs):
-            self.physical_batch = rows_that_fit(self._attached, self._prepare(inputs[:1]))
+        self._attached.refuse_if_changed()
+        if len(inputs) and not self._probed:
+            self._probe(inputs)
         totals: dict[nn.Parameter, torch.Tensor] = {}
         units = within = dropped = 0
         for part in physical_batches(unit, self.physical_batch or 1):
             rows = part.rows.to(inputs.device)
             prepared = self._prepare(inputs[rows])
             book = self._book(loss, prepared, targets[rows].to(prepared.device), part)
-            squared = book.squared_norms()
-            finite = torch.isfinite(squared.sum(0))
-            real = torch.arange(part.units, device=squared.device) < part.real
-            factors = torch.where(finite & real, clipping.factors(squared), 0.0)
-            within += int((real & finite & (factors >= 1.0).all(0)).sum())
-            units += part.real
-            lost = int((real & ~finite).sum())
-            dropped += lost
-            every = bool(finite.all())
-            for parameter, total in book.weighted_sums(factors, None if every else ~finite).items():
+            with exact_products():
+                squared = book.squared_norms()
+                finite = torch.isfinite(squared.sum(0))
+                real = torch.arange(part.units, device=squared.device) < part.real
+                factors = torch.where(finite & real, clipping.factors(squared), 0.0)
+                sums = book.weighted_sums(factors, None if bool(finite.all()) else ~finite)
+            for parameter, total in sums.items():
                 if parameter in totals:
                     totals[parameter] += total
                 else:
                     totals[parameter] = total
+            units += part.real
+            within += int((real & (factors >= 1.0).all(0)).sum())
+            dropped += int((real & ~finite).sum())
         gradients = [
             totals[p].to(p.dtype) if p in totals else torch.zeros_like(p) for p in self.parameters
         ]
         return ClippedSum(gradients, units, within, dropped)
+
+    def _probe(self, inputs: torch.Tensor) -> None:
+        """A forward pass of two blank rows: finds what fits in memory, and layers whose first
+        dimension is not the rows', which a batch of just that size would hide."""
+        fits = rows_that_fit(self._attached, self._prepare(inputs[:1]))
+        if self.physical_batch is None:
+            self.physical_batch = fits
+        self._probed = True
 
     def _book(
         self, loss: Loss, inputs: torch.Tensor, targets: torch.Tensor, part: Physical
@@ -140,8 +157,9 @@ class PerUnitClipping:
                     f"loss: gave shape {tuple(losses.shape)} for {len(inputs)} rows; it must give "
                     "one value a row (reduction='none', averaged over all other dimensions)"
                 )
-            total = losses @ part.weight.to(losses)
-            around = torch.autograd.grad(total, self.parameters, allow_unused=True)
+            with exact_products():
+                total = losses @ part.weight.to(losses)
+                around = torch.autograd.grad(total, self.parameters, allow_unused=True)
         self._check_complete(book, around)
         return book
 

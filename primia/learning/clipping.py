@@ -33,8 +33,9 @@ class Clipping(Protocol):
 
 
 def _check(clip_norm: float) -> None:
-    if not (clip_norm > 0 and math.isfinite(clip_norm)):
-        raise ConfigError(f"clip_norm {clip_norm}: must be a number above 0")
+    # Squares of float32 have to hold it.
+    if not 1e-12 <= clip_norm <= 1e12:
+        raise ConfigError(f"clip_norm {clip_norm}: must be a number from 1e-12 to 1e12")
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,8 @@ class Automatic:
 
     def __post_init__(self) -> None:
         _check(self.clip_norm)
-        if not self.stability > 0:
-            raise ConfigError(f"stability {self.stability}: must be above 0")
+        if not (self.stability > 0 and math.isfinite(self.stability)):
+            raise ConfigError(f"stability {self.stability}: must be a number above 0")
 
     def factors(self, squared: torch.Tensor) -> torch.Tensor:
         norms = squared.sum(0).sqrt()
@@ -121,7 +122,7 @@ class AdaptiveQuantile:
         _check(clip_norm)
         if not 0 < quantile < 1:
             raise ConfigError(f"quantile {quantile}: must lie between 0 and 1")
-        if not (count_noise > 0 and learning_rate > 0):
+        if not (0 < count_noise < math.inf and 0 < learning_rate < math.inf):
             raise ConfigError("count_noise and learning_rate must be above 0")
         self.clip_norm = clip_norm
         self.count_noise = count_noise

@@ -6,7 +6,9 @@ fields, so a sampling rate or a noise that differs from the accountant's cannot 
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +35,7 @@ class PrivateStep:
     group: processes that share one logical batch, each with a part of the drawn units; the first
         one draws and adds the noise, once.
 
-    Raises ConfigError for a divisor that is not above 0, ValueError for a mechanism out of range.
+    Raises ConfigError for terms out of range.
     """
 
     clipping: Clipping
@@ -44,10 +46,13 @@ class PrivateStep:
     group: dist.ProcessGroup | None = None
 
     def __post_init__(self) -> None:
-        if not self.divisor > 0:
-            raise ConfigError(f"divisor {self.divisor}: must be above 0")
-        self.mechanism(1)
-        self.gradient_noise  # noqa: B018  (raises when the count's noise is too small)
+        if not (self.divisor > 0 and math.isfinite(self.divisor)):
+            raise ConfigError(f"divisor {self.divisor}: must be a number above 0")
+        try:
+            self.mechanism(1)
+            self.gradient_noise  # noqa: B018  (the count's own noise may be too small)
+        except ValueError as err:
+            raise ConfigError(str(err)) from err
 
     def mechanism(self, steps: int) -> DpSgd:
         """What `steps` such steps release, for the accountant and the ledger."""
@@ -82,12 +87,18 @@ class PrivateStep:
         inputs: torch.Tensor,
         targets: torch.Tensor,
         unit: torch.Tensor | None = None,
+        *,
+        charge: Callable[[], None] | None = None,
     ) -> list[torch.Tensor]:
         """(clipped sum + noise) / divisor, one tensor for each trainable parameter.
 
         inputs, targets, unit: the rows of the drawn units, as for `PerUnitClipping.sum`.
+        charge: called when the sum is made and before it is noised: what raises before has
+            released nothing, and what comes after is paid for.
         """
         batch = clipped.sum(self.clipping, loss, inputs, targets, unit)
+        if charge is not None:
+            charge()
         gradients = batch.gradients
         first = self.group is None or dist.get_rank(self.group) == 0
         sigma = self.gradient_noise * self.clipping.clip_norm

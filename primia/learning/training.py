@@ -9,7 +9,7 @@ for rows in training.batches(steps=500):
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import nn
 
 from primia.errors import BudgetExhausted, ConfigError, StateError
-from primia.learning.clipped import Loss, PerUnitClipping
+from primia.learning.clipped import Loss, PerUnitClipping, Prepare
 from primia.learning.clipping import AdaptiveQuantile, Clipping, Flat
 from primia.learning.engine import Choice, Method, Rule
 from primia.learning.noise import Entropy
@@ -31,7 +31,7 @@ def private(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
     *,
-    units: int | torch.Tensor | Sequence[int],
+    units: int | torch.Tensor | Sequence[Hashable],
     sampling_rate: float,
     delta: float,
     clip_norm: float = 1.0,
@@ -41,6 +41,7 @@ def private(
     steps: int | None = None,
     divisor: float | None = None,
     physical_batch: int | None = None,
+    prepare: Prepare | None = None,
     rules: Mapping[type[nn.Module], Rule] | None = None,
     methods: Mapping[str, Method] | None = None,
     entropy: Entropy = os.urandom,
@@ -49,41 +50,57 @@ def private(
     """Private training of `model` by `optimiser`, for add-or-remove-one unit.
 
     units: how many rows there are, each a unit of its own; or the unit of each row, (rows,), such
-        as the patient of each film: a unit's rows are drawn together, averaged and clipped once.
+        as the patient of each film, by number or by name: a unit's rows are drawn together,
+        averaged and clipped once.
     sampling_rate: each unit's chance to be in a step's batch (Poisson sampling).
     clip_norm: L2 bound on one unit's gradient; clipping: another way to apply one than `Flat`.
     noise_multiplier: standard deviation of the noise over the bound. Left out, it is calibrated
-        so that `steps` steps reach `target_epsilon`.
+        so that `steps` steps reach `target_epsilon`; `steps` serves nothing else.
     target_epsilon: no step is made that would take ε at `delta` beyond it; None: no limit.
     divisor: constant by which the noised sum is divided, by default sampling_rate · units.
-    physical_batch, rules, methods: as for `PerUnitClipping`. group: as for `PrivateStep`.
+    physical_batch, prepare, rules, methods: as for `PerUnitClipping`. group: as for `PrivateStep`.
 
     Raises ConfigError for a model that cannot be trained privately (naming the module), an
     optimiser that holds other parameters than the model's trainable ones, or terms that
     contradict each other.
     """
-    count = units if isinstance(units, int) else len(units)
-    unit = torch.arange(count) if isinstance(units, int) else torch.as_tensor(units).cpu()
+    unit = _numbered(units)
+    if noise_multiplier is not None and steps is not None:
+        raise ConfigError("steps and noise_multiplier: steps only calibrates noise; leave one out")
     if noise_multiplier is None:
         if target_epsilon is None or steps is None:
             raise ConfigError("give noise_multiplier, or target_epsilon and steps to calibrate it")
         noise_multiplier = calibrate_noise(sampling_rate, steps, delta, target_epsilon)
     if clipping is not None and clip_norm != 1.0:
         raise ConfigError("clip_norm and clipping: give the bound in one place")
-    distinct, numbered = torch.unique(unit, return_inverse=True)
     step = PrivateStep(
         clipping=clipping or Flat(clip_norm),
         sampling_rate=sampling_rate,
         noise_multiplier=noise_multiplier,
-        divisor=sampling_rate * distinct.numel() if divisor is None else divisor,
+        divisor=sampling_rate * (int(unit.max()) + 1) if divisor is None else divisor,
         entropy=entropy,
         group=group,
     )
     if group is not None:
         for parameter in model.parameters():  # all ranks start from the first one's weights
             dist.broadcast(parameter.detach(), group_src=0, group=group)
-    clipped = PerUnitClipping(model, physical_batch=physical_batch, rules=rules, methods=methods)
-    return PrivateTraining(clipped, optimiser, step, numbered, delta, target_epsilon)
+    clipped = PerUnitClipping(
+        model, physical_batch=physical_batch, prepare=prepare, rules=rules, methods=methods
+    )
+    return PrivateTraining(clipped, optimiser, step, unit, delta, target_epsilon)
+
+
+def _numbered(units: int | torch.Tensor | Sequence[Hashable]) -> torch.Tensor:
+    """The unit of each row, int64 (rows,), numbered from 0 without gaps."""
+    if isinstance(units, torch.Tensor):
+        units = units.tolist()
+    count = units if isinstance(units, int) else len(units)
+    if count < 1:
+        raise ConfigError("units: there are none; give the number of rows, or the unit of each")
+    if isinstance(units, int):
+        return torch.arange(units)
+    numbers: dict[Hashable, int] = {}
+    return torch.tensor([numbers.setdefault(unit, len(numbers)) for unit in units])
 
 
 class PrivateTraining:
@@ -105,7 +122,7 @@ class PrivateTraining:
         self._optimiser = optimiser
         self._step = step
         self._unit = unit
-        self._units = int(unit.max()) + 1 if unit.numel() else 0
+        self._units = int(unit.max()) + 1
         self._delta = delta
         self._target = target_epsilon
         self._ran: list[DpSgd] = []
@@ -113,7 +130,11 @@ class PrivateTraining:
         self._cleared = 0  # further steps known to stay within the target
         self._stride = 1
         self._check_optimiser()
-        self.epsilon()  # a delta out of range is refused before the first step, not after it
+        if target_epsilon is not None and self.epsilon(further_steps=1) > target_epsilon:
+            raise ConfigError(
+                f"target_epsilon {target_epsilon}: one step costs {self.epsilon(1):.3f} already; "
+                "take more noise or a lower sampling rate"
+            )
 
     @property
     def mechanisms(self) -> tuple[DpSgd, ...]:
@@ -146,32 +167,36 @@ class PrivateTraining:
             self._drawn = torch.isin(self._unit, drawn).nonzero().flatten()
             yield self._drawn
 
-    def step(self, loss: Loss, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+    def step(
+        self, loss: Loss, inputs: torch.Tensor, targets: torch.Tensor, *, views: int = 1
+    ) -> None:
         """One noised step on the batch drawn last.
 
         loss: from (outputs, targets) to the loss of each row, (rows,).
-        inputs, targets: of the rows that `batches` gave, in their order; or k views of each row,
-            one row's views side by side, which are averaged before clipping (augmentation
-            multiplicity, De et al., arXiv 2204.13650).
+        inputs, targets: of the rows that `batches` gave, in their order.
+        views: inputs and targets for each row, side by side; they are averaged before clipping
+            (augmentation multiplicity, De et al., arXiv 2204.13650).
 
         Raises BudgetExhausted, before anything is computed, if the step would take ε beyond the
-        target; StateError when no batch was drawn: ε holds for Poisson-drawn batches only.
+        target; StateError when no batch was drawn: ε holds for Poisson-drawn batches only. What
+        raises while the sum is made charges nothing and leaves the batch to be used again.
         """
         rows = self._drawn
         if rows is None:
             raise StateError("no batch was drawn for this step; take rows from batches(steps)")
-        views, rest = divmod(len(inputs), len(rows)) if len(rows) else (1, len(inputs))
-        if rest or not views:
+        if len(inputs) != views * len(rows):
             raise StateError(
-                f"{len(inputs)} inputs for {len(rows)} drawn rows; give each drawn row, or the "
-                "same number of views of each"
+                f"{len(inputs)} inputs for {len(rows)} drawn rows in {views} view(s); give each "
+                "drawn row, in as many views"
             )
+        self._refuse_others()
         self._refuse_overspending()
-        self._drawn = None
-        self._charge()
+        unit = self._unit[rows].repeat_interleave(views)
         gradients = self._step.noised_mean(
-            self._clipped, loss, inputs, targets, self._unit[rows].repeat_interleave(views)
+            self._clipped, loss, inputs, targets, unit, charge=self._charge
         )
+        # What plain training left in .grad is a raw gradient, also of what is frozen since.
+        self._optimiser.zero_grad(set_to_none=True)
         for parameter, gradient in zip(self._clipped.parameters, gradients, strict=True):
             parameter.grad = gradient
         self._optimiser.step()
@@ -200,7 +225,6 @@ class PrivateTraining:
         if self._target is None:
             return
         if self._cleared:
-            self._cleared -= 1
             return
         while self._stride and self.epsilon(self._stride) > self._target:
             self._stride //= 2
@@ -210,9 +234,11 @@ class PrivateTraining:
                 f"one more step would reach epsilon {self.epsilon(1):.4f}, above the target "
                 f"{self._target:g}; stop here, or raise the target knowingly"
             )
-        self._cleared, self._stride = self._stride - 1, 2 * self._stride
+        self._cleared, self._stride = self._stride, 2 * self._stride
 
     def _charge(self) -> None:
+        self._drawn = None
+        self._cleared -= bool(self._cleared)
         last = self._ran[-1] if self._ran else None
         one = self._step.mechanism(1)
         if last is not None and one == DpSgd(last.sampling_rate, last.noise_multiplier, 1):
@@ -220,9 +246,20 @@ class PrivateTraining:
         else:
             self._ran.append(one)
 
+    def _refuse_others(self) -> None:
+        """Whatever else the optimiser steps would be moved by a gradient without noise."""
+        if self._held() - set(self._clipped.parameters):
+            raise ConfigError(
+                "the optimiser was given parameters after private training was set up; set it up "
+                "again"
+            )
+
+    def _held(self) -> set[nn.Parameter]:
+        groups = self._optimiser.param_groups
+        return {p for group in groups for p in group["params"] if p.requires_grad}
+
     def _check_optimiser(self) -> None:
-        held = {p for g in self._optimiser.param_groups for p in g["params"] if p.requires_grad}
-        if held != set(self._clipped.parameters):
+        if self._held() != set(self._clipped.parameters):
             raise ConfigError(
                 "the optimiser holds other parameters than the model's trainable ones; make it "
                 "from the model as it is now (after converting, freezing or moving it)"

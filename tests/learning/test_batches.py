@@ -67,7 +67,6 @@ def test_sizes_are_multiples_of_an_eighth_and_padding_less_than_one(unit, size):
         assert int((part.unit >= part.real).sum()) < step
 
 
-@pytest.mark.xfail(strict=True, reason="FAULT: padding to a multiple of size // 8 overshoots size")
 @pytest.mark.parametrize("size", [17, 23, 31])
 def test_a_physical_batch_is_never_larger_than_asked_for(size):
     assert [part.rows.numel() for part in cut(list(range(size)), size)] == [size]

@@ -69,7 +69,7 @@ def test_views_of_one_film_are_averaged_before_clipping():
     (rows,) = list(trained.batches(1))
     three = (rows[:, None] * 3 + torch.arange(3)).flatten()
     labels = LABELS[rows].repeat_interleave(3)
-    trained.step(cross_entropy, views[three], labels)
+    trained.step(cross_entropy, views[three], labels, views=3)
     unit = torch.arange(len(rows)).repeat_interleave(3)
     expected = loop_sum(plain, cross_entropy, views[three], labels, unit, 0.3)
     step = (before - weights(model)) / 0.1
@@ -210,10 +210,53 @@ def test_terms_that_contradict_each_other_are_refused():
         training(network(), clip_norm=0.5, clipping=Automatic(1.0))
     with pytest.raises(ConfigError, match="divisor"):
         training(network(), divisor=0.0)
-    with pytest.raises(ValueError, match="sampling_rate"):
+    with pytest.raises(ConfigError, match="sampling_rate"):
         training(network(), sampling_rate=1.5)
-    with pytest.raises(ValueError, match="delta"):
-        training(network(), delta=0.0)
+    with pytest.raises(ConfigError, match="leave one out"):
+        training(network(), steps=5)
+    with pytest.raises(ConfigError, match="one step costs"):
+        training(network(), target_epsilon=0.1)
+    with pytest.raises(ConfigError, match="units"):
+        training(network(), units=[])
+
+
+def test_units_may_be_named():
+    names = [f"patient {i // 4}" for i in range(40)]
+    assert training(network(), units=names, sampling_rate=0.5)._step.divisor == 5.0
+
+
+def test_a_mistake_in_a_step_costs_nothing_and_the_batch_can_be_used_again():
+    model = network()
+    before = weights(model)
+    trained = training(model, sampling_rate=1.0)
+    for rows in trained.batches(1):
+        with pytest.raises(ConfigError, match="one value a row"):
+            trained.step(nn.CrossEntropyLoss(), FILMS[rows], LABELS[rows])
+        assert trained.epsilon() == 0.0
+        assert torch.equal(weights(model), before)
+        trained.step(cross_entropy, FILMS[rows], LABELS[rows])
+    assert trained.mechanisms == (DpSgd(1.0, 1.0, 1),)
+
+
+def test_a_model_that_changed_since_is_refused():
+    model = network()
+    trained = training(model)
+    model[0].weight.requires_grad_(False)
+    with pytest.raises(StateError, match="changed"):
+        run(trained, 1)
+    assert trained.epsilon() == 0.0
+
+
+def test_rows_are_prepared_one_physical_batch_at_a_time():
+    sizes = []
+
+    def prepare(rows):
+        sizes.append(len(rows))
+        return rows.float()
+
+    trained = training(network(), sampling_rate=1.0, physical_batch=8, prepare=prepare)
+    run(trained, 1)
+    assert sizes == [1] + [8] * 5  # one row to find what fits
 
 
 def test_frozen_parts_keep_their_weights_and_get_no_noise():

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
+import torch
 from torch import nn
 
-from primia.errors import ConfigError
+from primia.errors import ConfigError, StateError
 from primia.learning.convert import validate
 from primia.learning.engine import convolution, dense, norms
 from primia.learning.engine.book import Book
@@ -55,11 +56,12 @@ class Attached:
     """A model's trainable modules with their rules.
 
     rules: for further classes, or other rules for the known ones; `by_vmap` serves any module
-        whose rows are in the first dimension.
+        whose rows are in the first dimension, children included.
     methods: a method for a layer, by its path, instead of the one chosen from shapes.
 
-    Raises ConfigError naming the module for batch statistics, a module without a rule, a model
-    without trainable parameters, or a path in `methods` that is not there.
+    Raises ConfigError naming the module for batch statistics, a module without a rule, parameters
+    in half precision, a model without trainable parameters, a path in `methods` or a class in
+    `rules` that is not there.
     """
 
     def __init__(
@@ -71,15 +73,35 @@ class Attached:
     ) -> None:
         validate(model)
         self.model = model
-        self.layers = _layers(model, {**RULES, **(rules or {})})
+        self.layers = _layers(model, rules or {})
         known = {layer.path: layer for layer in self.layers}
         for path, method in (methods or {}).items():
             if path not in known:
                 raise ConfigError(
                     f"methods: no trainable layer {path!r}; the layers are {', '.join(known)}"
                 )
+            if method not in set(Method):
+                names = ", ".join(m.value for m in Method)
+                raise ConfigError(f"methods: {path!r} asks for {method!r}; there are {names}")
             known[path].wanted = Method(method)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        for name, p in model.named_parameters():
+            if p.requires_grad and p.dtype not in {torch.float32, torch.float64}:
+                raise ConfigError(
+                    f"parameter {name!r} is {p.dtype}: a bound on its gradient needs float32; keep "
+                    "the weights in float32 and compute under torch.autocast"
+                )
+        self._seen = _fingerprint(model)
+
+    def refuse_if_changed(self) -> None:
+        """Raise StateError when modules or requires_grad are no longer what the rules were made
+        for: something could then learn unclipped, or not at all."""
+        replaced = any("forward" in layer.module.__dict__ for layer in self.layers)
+        if replaced or _fingerprint(self.model) != self._seen:
+            raise StateError(
+                "the model was changed after private training was set up (a layer or a forward "
+                "replaced, a parameter frozen or thawed); set it up again"
+            )
 
     @contextmanager
     def booking(self, book: Book) -> Iterator[None]:
@@ -95,48 +117,75 @@ class Attached:
                 layer.module.__dict__.pop("forward", None)
 
 
-def _layers(model: nn.Module, rules: Mapping[type[nn.Module], Rule]) -> list[Layer]:
+def _fingerprint(model: nn.Module) -> tuple[object, ...]:
+    modules = tuple(id(module) for module in model.modules())
+    return modules, tuple((id(p), p.requires_grad) for p in model.parameters())
+
+
+def _layers(model: nn.Module, extra: Mapping[type[nn.Module], Rule]) -> list[Layer]:
+    rules = {**RULES, **extra}
     owners: Counter[nn.Parameter] = Counter()
     found: list[Layer] = []
+    served: set[type[nn.Module]] = set()
     inside: str | None = None  # a module served as a whole, children included
     for path, module in model.named_modules():
         if inside is not None and (path == inside or path.startswith(inside + ".") or not inside):
             continue
         inside = None
-        own = {n: p for n, p in module.named_parameters(recurse=False) if p.requires_grad}
+        base = _served_as(type(module), rules)
+        whole = base is not None and rules[base] is by_vmap
+        own = {n: p for n, p in module.named_parameters(recurse=whole) if p.requires_grad}
         if not own:
             continue
-        rule = _rule_for(path, module, rules)
-        if rule is by_vmap:
-            inside = path
-            own = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        rule = _rule_for(path, module, base, rules)
+        if base is not None:
+            served.add(base)
+        inside = path if whole else None
         owners.update(own.values())
         found.append(Layer(path, module, len(found), rule, module.forward, own))
     if not found:
         raise ConfigError("the model has no trainable parameter; set requires_grad on some")
+    for kind in extra.keys() - served:
+        raise ConfigError(
+            f"rules: no trainable module is a {kind.__name__} with its own forward; name the class "
+            "of the module that the rule is for"
+        )
     for layer in found:
         layer.tied = any(owners[p] > 1 for p in layer.parameters.values())
     return found
 
 
-def _rule_for(path: str, module: nn.Module, rules: Mapping[type[nn.Module], Rule]) -> Rule:
-    kind = type(module)
-    where = f"module {path or '(model)'!r} ({kind.__name__})"
+def _served_as(
+    kind: type[nn.Module], rules: Mapping[type[nn.Module], Rule]
+) -> type[nn.Module] | None:
+    """The class whose rule serves `kind`: itself, or a base whose forward it kept."""
+    for base in kind.__mro__:
+        if base in rules and (base is kind or _computes_the_same(kind, base)):
+            return base
+    return None
+
+
+def _rule_for(
+    path: str,
+    module: nn.Module,
+    base: type[nn.Module] | None,
+    rules: Mapping[type[nn.Module], Rule],
+) -> Rule:
+    where = f"module {path or '(model)'!r} ({type(module).__name__})"
     if "forward" in module.__dict__:
         raise ConfigError(
             f"{where}: its forward was replaced on the object itself, by another library or an "
             "unfinished step; private training needs the class's own"
         )
-    for base in kind.__mro__:
-        if base in rules and (base is kind or _computes_the_same(kind, base)):
-            rule = rules[base]
-            if rule is RULES.get(base) and rule is not by_vmap:
-                _refuse_extra_parameters(where, module)
-            return rule
-    raise ConfigError(
-        f"{where}: no rule for the gradients of its parameters; register one in `rules`, take "
-        "`by_vmap` for it if its rows come first, or freeze it with requires_grad_(False)"
-    )
+    if base is None:
+        raise ConfigError(
+            f"{where}: no rule for the gradients of its parameters; register one in `rules`, take "
+            "`by_vmap` for it if its rows come first, or freeze it with requires_grad_(False)"
+        )
+    rule = rules[base]
+    if rule is RULES.get(base) and rule is not by_vmap:
+        _refuse_extra_parameters(where, module)
+    return rule
 
 
 def _refuse_extra_parameters(where: str, module: nn.Module) -> None:
@@ -149,8 +198,8 @@ def _refuse_extra_parameters(where: str, module: nn.Module) -> None:
         )
 
 
+_COMPUTING = ("forward", "_conv_forward", "_output_padding", "standardised_weight", "__call__")
+
+
 def _computes_the_same(kind: type[nn.Module], base: type[nn.Module]) -> bool:
-    return all(
-        getattr(kind, name, None) is getattr(base, name, None)
-        for name in ("forward", "_conv_forward", "_output_padding", "__call__")
-    )
+    return all(getattr(kind, n, None) is getattr(base, n, None) for n in _COMPUTING)

@@ -57,7 +57,7 @@ class Book:
         if before is None:
             self._per_unit[parameter] = _PerUnit(group, gradients)
         else:
-            before.gradients += gradients
+            before.gradients = before.gradients + gradients  # autograd may still hold the first
 
     def enter_norms(
         self, group: int, parameter: nn.Parameter, squared: torch.Tensor, later: WeightedSum
@@ -84,7 +84,9 @@ class Book:
         parts = [(e.group, e.squared) for e in self._deferred]
         for entry in self._per_unit.values():
             flat = entry.gradients.flatten(1)
-            parts.append((entry.group, torch.linalg.vector_norm(flat, dim=1).square()))
+            # Added up in float32 the norm of ten million numbers is short by 2e-4.
+            norms = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
+            parts.append((entry.group, norms.square().to(flat.dtype)))
         return parts
 
     def weighted_sums(

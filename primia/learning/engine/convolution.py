@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from primia.errors import ConfigError
 from primia.learning.engine.choice import Method, gram_is_cheaper
 from primia.learning.engine.gram import Gram, channels_gram, pixel_gram, squared_norms
 from primia.learning.engine.layer import Layer
@@ -72,9 +71,8 @@ class Geometry:
     def weight_gradient(
         self, grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor
     ) -> torch.Tensor:
-        """Summed over the rows, like `weight`, in the inputs' own precision: no TF32."""
-        with torch.backends.cudnn.flags(allow_tf32=False):
-            return self._backward(grad, x, weight, 1)
+        """Summed over the rows, like `weight`."""
+        return self._backward(grad, x, weight, 1)
 
 
 def convolution(layer: Layer, x: torch.Tensor) -> torch.Tensor:
@@ -110,16 +108,11 @@ def _convolve(
     layer: Layer, x: torch.Tensor, padding: tuple[int, ...], output_padding: tuple[int, ...]
 ) -> torch.Tensor:
     module: Any = layer.module
-    if x.dim() != len(module.kernel_size) + 2:
-        raise ConfigError(
-            f"module {layer.path!r}: input of shape {tuple(x.shape)} has no row dimension; "
-            "give it a batch"
-        )
+    layer.called(x, dims=len(module.kernel_size) + 2)
     geometry = Geometry(
         module.kernel_size, module.stride, padding, module.dilation,
         bool(module.transposed), output_padding, module.groups,
     )  # fmt: skip
-    layer.called()
     low = autocast_dtype(x)
     out: torch.Tensor = _Convolution.apply(
         x if low is None else x.to(low), module.weight, module.bias, layer, geometry
@@ -175,7 +168,6 @@ def _choose(
     positions = b.shape[2:].numel()
     kernel = math.prod(geometry.kernel)
     by_pixels = len(geometry.kernel) == 2 and geometry.stride == (1, 1) and not geometry.transposed
-    gram = Method.PIXEL_GRAM if by_pixels else Method.UNFOLD_GRAM
     # k² copies are added up, or k² times the channels multiplied.
     width = a.shape[1] + b.shape[1] + kernel if by_pixels else kernel * a.shape[1] + b.shape[1]
     cheaper, reason = gram_is_cheaper(
@@ -185,16 +177,8 @@ def _choose(
         pairs_per_row=layer.book.rows.pairs_per_row,
         first=first,
     )
-    method = gram if cheaper else Method.PER_SAMPLE
-    if layer.wanted is not None:
-        method, reason = layer.wanted, "asked for"
-        if method is Method.PIXEL_GRAM and not by_pixels:
-            raise ConfigError(
-                f"module {layer.path!r}: pixel-gram needs a plain two-dimensional convolution of "
-                "stride 1; ask for unfold-gram or per-sample"
-            )
-    layer.chosen(method, reason, positions=positions)
-    return method
+    grams = (Method.PIXEL_GRAM, Method.UNFOLD_GRAM) if by_pixels else (Method.UNFOLD_GRAM,)
+    return layer.decide(grams, cheaper, reason, positions=positions)
 
 
 def _book_weight(

@@ -18,12 +18,7 @@ from primia.learning.engine.rows import Rows
 def linear(layer: Layer, x: torch.Tensor) -> torch.Tensor:
     """Rule for Linear, inputs (rows, ..., in)."""
     module: Any = layer.module
-    if x.dim() < 2:
-        raise ConfigError(
-            f"module {layer.path!r}: input of shape {tuple(x.shape)} has no row dimension; "
-            "give it a batch"
-        )
-    layer.called()
+    layer.called(x)
     low = autocast_dtype(x)
     x = x if low is None else x.to(low)
     out: torch.Tensor = _Linear.apply(x, module.weight, module.bias, layer)  # type: ignore[no-untyped-call]
@@ -81,10 +76,10 @@ def embedding(layer: Layer, indices: torch.Tensor) -> torch.Tensor:
     module: Any = layer.module
     if module.max_norm is not None or module.scale_grad_by_freq:
         raise ConfigError(
-            f"module {layer.path!r}: max_norm and scale_grad_by_freq let one row's gradient "
+            f"module {layer.name}: max_norm and scale_grad_by_freq let one row's gradient "
             "depend on the others; leave them out"
         )
-    layer.called()
+    layer.called(indices)
     return _Embedding.apply(module.weight, indices, layer, module.padding_idx)  # type: ignore
 
 
@@ -139,8 +134,4 @@ def _choose(layer: Layer, positions: int, weights: int, width: int, first: bool)
         pairs_per_row=layer.book.rows.pairs_per_row,
         first=first,
     )  # fmt: skip
-    method = Method.GRAM if cheaper else Method.PER_SAMPLE
-    if layer.wanted is not None:
-        method, reason = layer.wanted, "asked for"
-    layer.chosen(method, reason, positions=positions)
-    return method
+    return layer.decide((Method.GRAM,), cheaper, reason, positions=positions)

@@ -10,25 +10,29 @@ from torch.func import functional_call, vjp, vmap
 from primia.errors import ConfigError
 from primia.learning.engine.choice import Method
 from primia.learning.engine.layer import Layer
-from primia.learning.engine.precision import wide
+from primia.learning.engine.precision import autocast_dtype
 
 _CHUNK_BYTES = 64 << 20  # of per-sample gradients at a time
 
 
-def by_vmap(layer: Layer, *inputs: torch.Tensor) -> torch.Tensor:
+def by_vmap(layer: Layer, *inputs: torch.Tensor, **named: object) -> torch.Tensor:
     """Rule for any module, children included, that maps tensors (rows, ...) to one such tensor.
 
     Exact for whatever torch.func can differentiate row by row, at the price of a second forward
     pass of the module and of its per-sample gradients. Not for modules that draw random numbers
     (dropout would be drawn again) or whose rows are not in the first dimension.
     """
-    if not inputs or not all(isinstance(x, torch.Tensor) for x in inputs):
+    if named or not inputs or not all(isinstance(x, torch.Tensor) for x in inputs):
         raise ConfigError(
-            f"module {layer.path!r}: called with something else than tensors; register a rule "
-            "for it, or wrap it in a module that takes tensors only"
+            f"module {layer.name}: called with something else than tensors by position; "
+            "register a rule for it, or wrap it in a module that takes tensors only"
         )
-    layer.called()
-    layer.chosen(Method.VMAP, "no rule of its own", positions=0)
+    layer.called(inputs[0])
+    if layer.wanted not in {None, Method.VMAP}:
+        raise ConfigError(f"module {layer.name}: by_vmap has no other method than vmap")
+    layer.note(Method.VMAP, "no rule of its own", positions=0)
+    if autocast_dtype(inputs[0]) is not None:
+        inputs = tuple(x.float() if x.is_floating_point() else x for x in inputs)
     names = tuple(layer.parameters)
     parameters = tuple(layer.parameters.values())
     out: torch.Tensor = _Generic.apply(layer, names, len(inputs), *inputs, *parameters)  # type: ignore[no-untyped-call]
@@ -43,10 +47,11 @@ class _Generic(torch.autograd.Function):
         inputs = tensors[:count]
         ctx.layer, ctx.names, ctx.count = layer, names, count
         ctx.save_for_backward(*tensors)
-        out = layer.forward(*inputs)
+        with torch.autocast(inputs[0].device.type, enabled=False), layer.unpatched():
+            out = layer.module(*inputs)
         if not isinstance(out, torch.Tensor) or out.shape[:1] != inputs[0].shape[:1]:
             raise ConfigError(
-                f"module {layer.path!r}: returns something else than one tensor with the rows "
+                f"module {layer.name}: returns something else than one tensor with the rows "
                 "first; register a rule for it, or wrap it in a module that does"
             )
         return out
@@ -79,7 +84,7 @@ class _Generic(torch.autograd.Function):
         with torch.autocast(grad.device.type, enabled=False):
             gradients, floats = vmap(one_row, chunk_size=chunk)(grad, *inputs)
         for name, per_row in gradients.items():
-            layer.enter_gradients(name, wide(per_row))
+            layer.enter_gradients(name, per_row)
         back: list[torch.Tensor | None] = [None] * len(inputs)
         for i, value in zip(differentiable, floats, strict=True):
             back[i] = value

@@ -42,7 +42,7 @@ def squared_norms(
         resolution = torch.finfo(torch.float32).eps
         # A NaN compares false and stays as it is: its unit is dropped later.
         doubtful = size * (_ERROR_FACTOR * resolution) > inner * _ERROR_TOLERATED
-        if positions > 1 and bool(doubtful.any()):
+        if bool(doubtful.any()):
             mine = doubtful[rows.unit].nonzero().squeeze(1)
             ids, unit = torch.unique(rows.unit[mine], return_inverse=True)
             few = Rows(unit, ids.numel())

@@ -6,10 +6,8 @@ from typing import Any
 
 import torch
 
-from primia.errors import ConfigError
-from primia.learning.engine.choice import Method
 from primia.learning.engine.layer import Layer
-from primia.learning.engine.precision import autocast_dtype, wide
+from primia.learning.engine.precision import autocast_dtype
 
 aten = torch.ops.aten
 
@@ -18,12 +16,9 @@ def group_norm(layer: Layer, x: torch.Tensor) -> torch.Tensor:
     """Rule for GroupNorm, and for InstanceNorm as the case of one channel a group."""
     module: Any = layer.module
     groups = getattr(module, "num_groups", x.shape[1])
-    if x.dim() < 2 or (hasattr(module, "num_features") and x.shape[1] != module.num_features):
-        raise ConfigError(
-            f"module {layer.path!r}: input of shape {tuple(x.shape)} has no row dimension; "
-            "give it a batch"
-        )
-    _note(layer, x.shape[2:].numel())
+    unbatched = getattr(module, "_get_no_batch_dim", None)  # of an InstanceNorm
+    layer.called(x, dims=unbatched() + 1 if unbatched else 0)
+    layer.decide((), False, "few weights", positions=x.shape[2:].numel())
     x = x.float() if autocast_dtype(x) is not None else x
     return _GroupNorm.apply(x, module.weight, module.bias, layer, groups, module.eps)  # type: ignore
 
@@ -123,7 +118,7 @@ def layer_norm(layer: Layer, x: torch.Tensor) -> torch.Tensor:
     """Rule for LayerNorm, inputs (rows, ..., *normalized_shape)."""
     module: Any = layer.module
     shape = tuple(module.normalized_shape)
-    _refuse_unbatched(layer, x, len(shape))
+    _begin(layer, x, len(shape))
     x = x.float() if autocast_dtype(x) is not None else x
     return _LayerNorm.apply(x, module.weight, module.bias, layer, shape, module.eps)  # type: ignore
 
@@ -167,7 +162,7 @@ def rms_norm(layer: Layer, x: torch.Tensor) -> torch.Tensor:
     """Rule for RMSNorm (Zhang & Sennrich, arXiv 1910.07467), inputs as of LayerNorm."""
     module: Any = layer.module
     dims = len(module.normalized_shape)
-    _refuse_unbatched(layer, x, dims)
+    _begin(layer, x, dims)
     x = x.float() if autocast_dtype(x) is not None else x
     eps = torch.finfo(x.dtype).eps if module.eps is None else module.eps
     over = tuple(range(-dims, 0))
@@ -196,18 +191,11 @@ class _Scale(torch.autograd.Function):
 def _enter(layer: Layer, name: str, products: torch.Tensor, dims: int) -> None:
     """Sum over a row's positions: all but the first and the last `dims` dimensions."""
     over = tuple(range(1, products.dim() - dims))
-    layer.enter_gradients(name, wide(products.sum(over) if over else products))
+    layer.enter_gradients(name, products.sum(over) if over else products)
 
 
-def _note(layer: Layer, positions: int) -> None:
-    layer.called()
-    layer.chosen(Method.PER_SAMPLE, "few weights", positions=positions)
-
-
-def _refuse_unbatched(layer: Layer, x: torch.Tensor, dims: int) -> None:
-    if x.dim() <= dims:
-        raise ConfigError(
-            f"module {layer.path!r}: input of shape {tuple(x.shape)} has no row dimension; "
-            "give it a batch"
-        )
-    _note(layer, x.shape[1 : x.dim() - dims].numel())
+def _begin(layer: Layer, x: torch.Tensor, dims: int) -> None:
+    """Of a norm over the last `dims` dimensions, before which the rows come."""
+    layer.called(x, dims=max(x.dim(), dims + 1))
+    positions = x.shape[1 : x.dim() - dims].numel()
+    layer.decide((), False, "few weights", positions=positions)

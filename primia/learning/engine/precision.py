@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
 import torch
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Inside, no autocast and no TF32: what norms and sums are made with."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(torch.backends.cudnn.flags(allow_tf32=False))
+            for kind in kinds:
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def autocast_dtype(x: torch.Tensor) -> torch.dtype | None:
