@@ -17,6 +17,7 @@ from primia.learning.clipping import Clipping
 from primia.learning.engine import Attached, Book, Choice, Method, Rows, Rule
 from primia.learning.engine.precision import exact_products
 from primia.learning.memory import rows_that_fit
+from primia.learning.probe import refuse_mixed_rows
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(outputs (rows, ...), targets (rows, ...)) -> the loss of each row, (rows,).
@@ -98,8 +99,9 @@ class PerUnitClipping:
         A unit whose gradient is not finite counts as zero, which keeps that bound. Rows go
         through the model in physical batches; no rows at all give zeros.
 
-        Raises StateError when the model was changed since, ConfigError for a loss that does not
-        give one value a row, and for parameters used past their module or not at all.
+        Raises StateError when the model was changed since; ConfigError where rows are mixed, for a
+        loss that does not give one value a row, and for parameters used past their module or not
+        at all.
         """
         if unit is None:
             unit = torch.arange(len(inputs))
@@ -122,24 +124,27 @@ class PerUnitClipping:
                 finite = torch.isfinite(squared.sum(0))
                 real = torch.arange(part.units, device=squared.device) < part.real
                 factors = torch.where(finite & real, clipping.factors(squared), 0.0)
-                sums = book.weighted_sums(factors, None if bool(finite.all()) else ~finite)
-            for parameter, total in sums.items():
-                if parameter in totals:
-                    totals[parameter] += total
-                else:
-                    totals[parameter] = total
+                dropped_here = None if bool(finite.all()) else ~finite
+                for parameter, total in book.weighted_sums(factors, dropped_here):
+                    if parameter in totals:
+                        totals[parameter] += total
+                    else:
+                        totals[parameter] = total
             units += part.real
             within += int((real & (factors >= 1.0).all(0)).sum())
             dropped += int((real & ~finite).sum())
         gradients = [
-            totals[p].to(p.dtype) if p in totals else torch.zeros_like(p) for p in self.parameters
+            totals[p].to(p.dtype).contiguous() if p in totals else p.new_zeros(p.shape)
+            for p in self.parameters
         ]
         return ClippedSum(gradients, units, within, dropped)
 
     def _probe(self, inputs: torch.Tensor) -> None:
-        """A forward pass of two blank rows: finds what fits in memory, and layers whose first
-        dimension is not the rows', which a batch of just that size would hide."""
-        fits = rows_that_fit(self._attached, self._prepare(inputs[:1]))
+        """Try the model on made-up rows, in two numbers of them: a dimension that is not the
+        rows' may have one number by chance."""
+        example = self._prepare(inputs[:1])
+        fits = rows_that_fit(self._attached, example)
+        refuse_mixed_rows(self._attached, example)
         if self.physical_batch is None:
             self.physical_batch = fits
         self._probed = True

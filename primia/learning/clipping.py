@@ -18,6 +18,8 @@ from primia.errors import ConfigError
 CLIP_MARGIN = 1e-3
 """Clip a little below the bound: float32 norms are rounded, the sensitivity must not be."""
 
+_SMALLEST, _LARGEST = 1e-12, 1e12  # squares of float32 have to hold a bound
+
 KINDS = ("flat", "per-layer", "automatic")
 
 
@@ -33,9 +35,8 @@ class Clipping(Protocol):
 
 
 def _check(clip_norm: float) -> None:
-    # Squares of float32 have to hold it.
-    if not 1e-12 <= clip_norm <= 1e12:
-        raise ConfigError(f"clip_norm {clip_norm}: must be a number from 1e-12 to 1e12")
+    if not _SMALLEST <= clip_norm <= _LARGEST:
+        raise ConfigError(f"clip_norm {clip_norm}: must be from {_SMALLEST:g} to {_LARGEST:g}")
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,9 @@ class AdaptiveQuantile:
         return Flat(self.clip_norm).factors(squared)
 
     def adapt(self, noised_count: float, expected_units: float) -> None:
-        """Move the bound, given the noised sum of (within) - 1/2; at most a factor e a step."""
+        """Move the bound, given the noised sum of (within) - 1/2 over about so many units; by a
+        factor e a step at most."""
         share = noised_count / expected_units + 0.5
         exponent = -self.learning_rate * (share - self.quantile)
-        self.clip_norm *= math.exp(min(1.0, max(-1.0, exponent)))
+        moved = self.clip_norm * math.exp(min(1.0, max(-1.0, exponent)))
+        self.clip_norm = min(_LARGEST, max(_SMALLEST, moved))

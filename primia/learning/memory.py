@@ -6,19 +6,21 @@ from pathlib import Path
 
 import torch
 
-from primia.learning.engine import Attached, Book, Method, Rows
+from primia.learning.engine import Attached, Method
+from primia.learning.probe import made_up, passed
 
 _MOST = 256  # rows; larger physical batches are no faster, on a CPU or on a GPU
 _SHARE = 0.25
 """Of the memory that is free, for one physical batch: other processes use the rest, and what the
 layers allocate on the way is not counted."""
+_ROWS = 3
 
 
 def rows_that_fit(attached: Attached, inputs: torch.Tensor) -> int:
     """A physical batch size for rows like `inputs`, (rows, ...): a power of two, at most 256.
 
-    Counts what the forward pass saves for two rows, as much again for gradients, and the
-    per-sample gradients of the layers that hold them. Uses no values of the rows, only shapes.
+    Counts what the forward pass saves for made-up rows, as much again for gradients, and the
+    per-sample gradients of the layers that hold them.
     """
     free = _free_bytes(inputs.device)
     fit = max(1, int(free * _SHARE / bytes_per_row(attached, inputs)))
@@ -36,18 +38,15 @@ def bytes_per_row(attached: Attached, inputs: torch.Tensor) -> int:
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    two = torch.zeros_like(inputs[:1]).expand(2, *inputs.shape[1:]).contiguous()
-    book = Book(Rows(torch.arange(2, device=inputs.device), 2), len(attached.layers))
     hooks = torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor)
-    random = [inputs.device] if inputs.device.type == "cuda" else []
-    with attached.booking(book), torch.enable_grad(), torch.random.fork_rng(random), hooks:
-        attached.model(two)
+    with hooks, passed(attached, made_up(inputs, _ROWS)):
+        pass
     held = sum(
         4 * layer.choice.weights
         for layer in attached.layers
         if layer.choice is not None and layer.choice.method in {Method.PER_SAMPLE, Method.VMAP}
     )
-    return max(1, sum(saved.values()) + held)
+    return max(1, 2 * sum(saved.values()) // _ROWS + held)
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from primia.errors import ConfigError
+from primia.errors import ConfigError, StateError
 from primia.learning.clipped import ClippedSum, Loss, PerUnitClipping
 from primia.learning.clipping import AdaptiveQuantile, Clipping
 from primia.learning.noise import Entropy, add_gaussian
@@ -93,12 +93,19 @@ class PrivateStep:
         """(clipped sum + noise) / divisor, one tensor for each trainable parameter.
 
         inputs, targets, unit: the rows of the drawn units, as for `PerUnitClipping.sum`.
-        charge: called when the sum is made and before it is noised: what raises before has
-            released nothing, and what comes after is paid for.
+        charge: called before anything is noised, when the sum is made. A mistake in the model, the
+            loss or the shapes raises ConfigError or StateError before; whatever else goes wrong
+            may depend on who was drawn, and is charged like a release.
         """
-        batch = clipped.sum(self.clipping, loss, inputs, targets, unit)
-        if charge is not None:
-            charge()
+        pay = charge or (lambda: None)
+        try:
+            batch = clipped.sum(self.clipping, loss, inputs, targets, unit)
+        except (ConfigError, StateError):
+            raise
+        except BaseException:
+            pay()
+            raise
+        pay()
         gradients = batch.gradients
         first = self.group is None or dist.get_rank(self.group) == 0
         sigma = self.gradient_noise * self.clipping.clip_norm

@@ -8,6 +8,7 @@ for rows in training.batches(steps=500):
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
@@ -57,7 +58,8 @@ def private(
     noise_multiplier: standard deviation of the noise over the bound. Left out, it is calibrated
         so that `steps` steps reach `target_epsilon`; `steps` serves nothing else.
     target_epsilon: no step is made that would take ε at `delta` beyond it; None: no limit.
-    divisor: constant by which the noised sum is divided, by default sampling_rate · units.
+    divisor: constant by which the noised sum is divided. The default, sampling_rate · units, takes
+        the number of units as public, since noise of that size tells it; give another otherwise.
     physical_batch, prepare, rules, methods: as for `PerUnitClipping`. group: as for `PrivateStep`.
 
     Raises ConfigError for a model that cannot be trained privately (naming the module), an
@@ -65,6 +67,8 @@ def private(
     contradict each other.
     """
     unit = _numbered(units)
+    if target_epsilon is not None and not 0 < target_epsilon < math.inf:
+        raise ConfigError(f"target_epsilon {target_epsilon}: must be a number above 0")
     if noise_multiplier is not None and steps is not None:
         raise ConfigError("steps and noise_multiplier: steps only calibrates noise; leave one out")
     if noise_multiplier is None:
@@ -178,8 +182,9 @@ class PrivateTraining:
             (augmentation multiplicity, De et al., arXiv 2204.13650).
 
         Raises BudgetExhausted, before anything is computed, if the step would take ε beyond the
-        target; StateError when no batch was drawn: ε holds for Poisson-drawn batches only. What
-        raises while the sum is made charges nothing and leaves the batch to be used again.
+        target; StateError when no batch was drawn: ε holds for Poisson-drawn batches only. A
+        ConfigError charges nothing and leaves the batch to be used again; any other exception is
+        charged, for it may depend on who was drawn.
         """
         rows = self._drawn
         if rows is None:
@@ -217,6 +222,7 @@ class PrivateTraining:
         if state.get("format") != _STATE_FORMAT:
             raise StateError("this state was written by another version of primia; use that one")
         self._ran = [DpSgd(float(q), float(z), int(t)) for q, z, t in state["ran"]]
+        self._cleared, self._stride = 0, 1
         if isinstance(self._step.clipping, AdaptiveQuantile):
             self._step.clipping.clip_norm = float(state["clip_norm"])
 

@@ -39,6 +39,9 @@ _POINTS = 1e5
 _FINEST = 1e-5
 """The PLD's finest grid; below, the differences it is made of drown in float64's rounding."""
 
+_SMALLEST_DELTA = 1e-10
+"""Below, the PLD's float64 transforms lose the tail (found 7.850 for an exact 7.869 at 1e-14)."""
+
 _STEP_ERROR = 1e-14
 """What a step may add to δ by the PLD's float64 transforms; a δ below it all is not judged."""
 
@@ -50,7 +53,7 @@ at all where `_judged`, see tests/privacy/test_accounting.py for the range."""
 def epsilon(mechanisms: Sequence[DpSgd], delta: float) -> float:
     """ε at `delta` of everything in `mechanisms` together, by PLD; 0 for an empty list.
 
-    Above ε = 1000, or a million steps, it is RDP's bound: larger, and cheap for any plan.
+    Above ε = 1000 or a million steps, and below δ = 1e-10, it is RDP's bound: larger, and sure.
 
     A pure function of the mechanisms as a set with step counts: neither the order of release nor
     where a run was stopped and resumed changes a bit of the result.
@@ -62,7 +65,7 @@ def epsilon(mechanisms: Sequence[DpSgd], delta: float) -> float:
     if not merged:
         return 0.0
     bound = _rdp(merged, delta)
-    if _rdp_is_enough(merged, bound):
+    if _rdp_is_enough(merged, bound, delta):
         return bound
     grid = _grid(merged, bound)
     found = _pld(merged, delta, grid)
@@ -80,7 +83,7 @@ def epsilon_roughly(mechanisms: Sequence[DpSgd], delta: float) -> float:
     """An upper bound on `epsilon` that is ten times cheaper: for searches, never for a report."""
     merged = merge(mechanisms)
     bound = epsilon_rdp(merged, delta)
-    if not merged or _rdp_is_enough(merged, bound):
+    if not merged or _rdp_is_enough(merged, bound, delta):
         return bound
     return _pld(merged, delta, 10 * _grid(merged, bound))
 
@@ -116,16 +119,18 @@ def epsilon_gdp(mechanisms: Sequence[DpSgd], delta: float) -> float:
     return math.inf if mu > _MEANINGLESS else float(get_epsilon_gaussian(1 / mu, delta))
 
 
-def _rdp_is_enough(merged: tuple[DpSgd, ...], bound: float) -> bool:
-    """Whether RDP's bound stands alone: a finer one means nothing, or takes minutes."""
-    return bound > _MEANINGLESS or sum(m.steps for m in merged) > _MANY_STEPS
+def _rdp_is_enough(merged: tuple[DpSgd, ...], bound: float, delta: float) -> bool:
+    """Whether RDP's bound stands alone: a finer one means nothing, takes minutes or is unsure."""
+    many = sum(m.steps for m in merged) > _MANY_STEPS
+    return bound > _MEANINGLESS or many or delta < _SMALLEST_DELTA
 
 
 def _judged(merged: tuple[DpSgd, ...], delta: float, grid: float) -> bool:
     """Whether PLD is sharp enough here for RDP to be above it, if both are right.
 
     Far off any real plan it is not: a grid wider than one step's loss rounds each loss up manifold,
-    and rounding errors of millions of steps add up to a tiny δ. PLD is an upper bound even then.
+    and rounding errors of millions of steps add up to a tiny δ. PLD is an upper bound even then,
+    from `_SMALLEST_DELTA` on.
     """
     resolved = grid <= min(_loss(m) for m in merged)
     return resolved and delta >= _STEP_ERROR * sum(m.steps for m in merged)

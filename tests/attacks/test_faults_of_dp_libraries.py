@@ -235,8 +235,8 @@ def test_an_optimiser_sees_the_released_gradients_and_nothing_else(releases, nam
 
 
 @pytest.mark.parametrize("stop", [RuntimeError, KeyboardInterrupt])
-def test_a_step_that_breaks_off_before_its_noise_changes_and_costs_nothing(stop):
-    """No half-step, and the draw stands: drawing anew until a batch passes would not be Poisson."""
+def test_a_step_that_breaks_off_changes_nothing_and_is_charged(stop):
+    """No half-step, and fails closed: what broke off may tell who was drawn."""
     model = Residual()
     optimiser = OPTIMISERS["adam, decay"](model.parameters())
     trained = training(model, optimiser, sampling_rate=0.5)
@@ -257,11 +257,12 @@ def test_a_step_that_breaks_off_before_its_noise_changes_and_costs_nothing(stop)
     assert not optimiser.state
     assert all(p.grad is None for p in model.parameters())
     assert not any("forward" in m.__dict__ for m in model.modules())
-    assert trained.mechanisms == ()
-    with pytest.raises(StateError, match="drawn and not used"):
-        next(draws)
-    trained.step(each, FILMS[rows], LABELS[rows])
     assert trained.mechanisms == (DpSgd(0.5, 1.0, 1),)
+    with pytest.raises(StateError, match="no batch was drawn"):
+        trained.step(each, FILMS[rows], LABELS[rows])
+    rows = next(draws)
+    trained.step(each, FILMS[rows], LABELS[rows])
+    assert trained.mechanisms == (DpSgd(0.5, 1.0, 2),)
 
 
 def test_a_step_that_breaks_off_after_its_noise_is_charged_and_its_batch_spent(monkeypatch):

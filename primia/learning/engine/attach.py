@@ -7,10 +7,12 @@ nothing is ever left out of the clipping, and nothing is silently frozen.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -109,12 +111,19 @@ class Attached:
         try:
             for layer in self.layers:
                 layer.open(book)
-                layer.module.forward = partial(layer.rule, layer)
+                layer.module.forward = partial(_private_forward, layer, threading.get_ident())
             yield
         finally:
             for layer in self.layers:
                 layer.open(None)
                 layer.module.__dict__.pop("forward", None)
+
+
+def _private_forward(layer: Layer, thread: int, *inputs: Any, **named: Any) -> Any:
+    """The rule, for the thread whose step it is; another one may evaluate the model meanwhile."""
+    if threading.get_ident() != thread:
+        return layer.forward(*inputs, **named)
+    return layer.rule(layer, *inputs, **named)
 
 
 def _fingerprint(model: nn.Module) -> tuple[object, ...]:

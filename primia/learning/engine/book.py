@@ -9,16 +9,18 @@ clipping factors are known.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from primia.errors import StateError
 from primia.learning.engine.rows import Rows
 
 WeightedSum = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
-"""(factor of each row, rows to leave out or None) -> the parameter's weighted gradient sum."""
+"""(factors, rows) -> the gradient summed over these rows, each times its factor; rows are indices,
+int64, or None for all of them in their order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +29,30 @@ class _Deferred:
     group: int
     squared: torch.Tensor  # (units,)
     weighted_sum: WeightedSum
+    held: dict[int, torch.Tensor]  # gradients of the units whose norm was in doubt
+    versions: list[tuple[torch.Tensor, int]]
+
+    def sum(self, rows: Rows, factors: torch.Tensor, dropped: torch.Tensor | None) -> torch.Tensor:
+        """As `Book.weighted_sums`, for this parameter; factors (units,)."""
+        if any(tensor._version != version for tensor, version in self.versions):
+            raise StateError(
+                "a layer's input or output gradient was changed in place after its norm was taken "
+                "(by a hook?), so the norm bounds nothing; return a new tensor instead"
+            )
+        per_row, left_out = rows.spread(factors), dropped
+        if self.held:
+            left_out = torch.zeros_like(factors, dtype=torch.bool) if dropped is None else dropped
+            left_out = left_out.clone()
+            left_out[list(self.held)] = True
+        if left_out is None:
+            total = self.weighted_sum(per_row, None)
+        else:
+            enter = (~rows.spread(left_out)).nonzero().squeeze(1)
+            total = self.weighted_sum(per_row[enter], enter)
+        for unit, gradient in self.held.items():
+            if dropped is None or not dropped[unit]:
+                total = total + factors[unit].to(gradient.dtype) * gradient
+        return total
 
 
 @dataclass(eq=False)
@@ -60,10 +86,25 @@ class Book:
             before.gradients = before.gradients + gradients  # autograd may still hold the first
 
     def enter_norms(
-        self, group: int, parameter: nn.Parameter, squared: torch.Tensor, later: WeightedSum
+        self,
+        group: int,
+        parameter: nn.Parameter,
+        norms: tuple[torch.Tensor, torch.Tensor],
+        later: WeightedSum,
+        used: Sequence[torch.Tensor],
     ) -> None:
-        """Take each unit's squared norm, (units,), and how to make the sum later."""
-        self._deferred.append(_Deferred(parameter, group, squared, later))
+        """Take each unit's squared norm and whether to doubt it, (units,), and how to sum later.
+
+        used: the tensors that `later` will read; they must not change until then.
+        """
+        squared, doubtful = norms
+        held: dict[int, torch.Tensor] = {}
+        for unit in doubtful.nonzero().flatten().tolist():
+            mine = (self.rows.unit == unit).nonzero().flatten()
+            held[unit] = later(squared.new_ones(mine.numel()), mine)
+            squared[unit] = _squared_norm(held[unit])
+        versions = [(tensor, tensor._version) for tensor in used]
+        self._deferred.append(_Deferred(parameter, group, squared, later, held, versions))
 
     @property
     def entered(self) -> set[nn.Parameter]:
@@ -91,24 +132,25 @@ class Book:
 
     def weighted_sums(
         self, factors: torch.Tensor, dropped: torch.Tensor | None
-    ) -> dict[nn.Parameter, torch.Tensor]:
-        """Sum over units of factor times gradient, for each entered parameter.
+    ) -> Iterator[tuple[nn.Parameter, torch.Tensor]]:
+        """Sum over units of factor times gradient, for each entered parameter, one by one.
 
         factors: (groups, units). dropped: bool (units,), units that must not reach any sum
             because they are not finite (0 times NaN is NaN), or None. Empties the book: each
             layer's memory is free as soon as its sum is made.
         """
-        left_out = None if dropped is None else self.rows.spread(dropped)
-        sums: dict[nn.Parameter, torch.Tensor] = {}
         while self._deferred:
             entry = self._deferred.pop()
-            row_factors = self.rows.spread(factors[entry.group])
-            sums[entry.parameter] = entry.weighted_sum(row_factors, left_out)
+            yield entry.parameter, entry.sum(self.rows, factors[entry.group], dropped)
         while self._per_unit:
             parameter, per_unit = self._per_unit.popitem()
-            gradients = per_unit.gradients
+            gradients = per_unit.gradients.flatten(1)
             if dropped is not None:
                 gradients[dropped] = 0.0
-            total = factors[per_unit.group].to(gradients.dtype) @ gradients.flatten(1)
-            sums[parameter] = total.view_as(parameter)
-        return sums
+            total = factors[per_unit.group].to(gradients.dtype) @ gradients
+            yield parameter, total.view(parameter.shape)
+
+
+def _squared_norm(gradient: torch.Tensor) -> torch.Tensor:
+    norm: torch.Tensor = torch.linalg.vector_norm(gradient, dtype=torch.float64)
+    return norm.square()

@@ -60,10 +60,11 @@ def gram_is_cheaper(
     """
     if first and positions > 1 and weights <= _MOST_HELD:
         return False, "sees the input itself"
-    gram = positions * positions * gram_width * pairs_per_row
+    gram = positions * positions * gram_width
     held = weights * _FLOAT_OVER_MULTIPLY_ADD
-    cheaper = gram < held
-    return cheaper, f"gram {gram:.2g} {'<' if cheaper else '>='} held {held:.2g} per row"
+    cheaper = gram * pairs_per_row < held
+    # The pairs are left out: how many rows a unit of the batch has is nobody else's business.
+    return cheaper, f"gram {gram:.2g} a pair, held {held:.2g} a row"
 
 
 def table(choices: Iterable[Choice]) -> str:

@@ -17,8 +17,9 @@ from torch import nn
 from primia.learning.engine.choice import Method, gram_is_cheaper
 from primia.learning.engine.gram import Gram, channels_gram, pixel_gram, squared_norms
 from primia.learning.engine.layer import Layer
-from primia.learning.engine.precision import autocast_dtype, scaled, wide, without
+from primia.learning.engine.precision import autocast_dtype, scaled, taken, wide
 from primia.learning.engine.standardised import (
+    TOLERATED,
     channel_scale,
     corrected_norms,
     effective_weight,
@@ -206,18 +207,20 @@ def _book_weight(
     rows = layer.book.rows
     if is_standardised(layer.module):
         scale = channel_scale(layer.module, weight).view(-1, *[1] * (grad.dim() - 2))
-        squared = squared_norms(a, wide(grad) * scale, rows, gram_a, gram_b, positions)
-        squared = corrected_norms(layer.module, geometry, rows, x, grad, weight, squared)
+        norms = squared_norms(
+            a, wide(grad) * scale, rows, gram_a, gram_b, positions, tolerated=TOLERATED
+        )
+        norms = corrected_norms(layer.module, geometry, rows, x, grad, weight, norms)
     else:
-        squared = squared_norms(a, b, rows, gram_a, gram_b, positions)
+        norms = squared_norms(a, b, rows, gram_a, gram_b, positions)
 
-    def weighted_sum(factors: torch.Tensor, left_out: torch.Tensor | None) -> torch.Tensor:
+    def weighted_sum(factors: torch.Tensor, chosen: torch.Tensor | None) -> torch.Tensor:
         total = _weight_gradient(
-            geometry, scaled(without(left_out, grad), factors), wide(without(left_out, x)), weight
+            geometry, scaled(taken(chosen, grad), factors), wide(taken(chosen, x)), weight
         )
         return through_standardisation(layer.module, weight, total[None])[0]
 
-    layer.enter_norms("weight", squared, weighted_sum)
+    layer.enter_norms("weight", norms, weighted_sum, used=(x, grad))
 
 
 def _weight_gradient(

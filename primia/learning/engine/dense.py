@@ -11,7 +11,7 @@ from primia.errors import ConfigError
 from primia.learning.engine.choice import Method, gram_is_cheaper
 from primia.learning.engine.gram import features_gram, squared_norms
 from primia.learning.engine.layer import Layer
-from primia.learning.engine.precision import autocast_dtype, scaled, wide, without
+from primia.learning.engine.precision import autocast_dtype, scaled, taken, wide
 from primia.learning.engine.rows import Rows
 
 
@@ -60,15 +60,13 @@ class _Linear(torch.autograd.Function):
 
 
 def _book_norms(layer: Layer, seen: torch.Tensor, grad: torch.Tensor) -> None:
-    squared = squared_norms(
-        seen, grad, layer.book.rows, features_gram, features_gram, seen.shape[1]
-    )
+    norms = squared_norms(seen, grad, layer.book.rows, features_gram, features_gram, seen.shape[1])
 
-    def weighted_sum(factors: torch.Tensor, left_out: torch.Tensor | None) -> torch.Tensor:
-        left = scaled(without(left_out, grad), factors).flatten(0, 1)
-        return left.T @ wide(without(left_out, seen)).flatten(0, 1)
+    def weighted_sum(factors: torch.Tensor, chosen: torch.Tensor | None) -> torch.Tensor:
+        left = scaled(taken(chosen, grad), factors).flatten(0, 1)
+        return left.T @ wide(taken(chosen, seen)).flatten(0, 1)
 
-    layer.enter_norms("weight", squared, weighted_sum)
+    layer.enter_norms("weight", norms, weighted_sum, used=(seen, grad))
 
 
 def embedding(layer: Layer, indices: torch.Tensor) -> torch.Tensor:
@@ -109,16 +107,19 @@ class _Embedding(torch.autograd.Function):
             layer.enter_gradients("weight", per_row)
             return None, None, None, None
 
-        def weighted_sum(factors: torch.Tensor, left_out: torch.Tensor | None) -> torch.Tensor:
-            parts = scaled(without(left_out, positions), factors).flatten(0, 1)
-            return parts.new_zeros(weight.shape).index_add_(0, indices.flatten(), parts)
+        def weighted_sum(factors: torch.Tensor, chosen: torch.Tensor | None) -> torch.Tensor:
+            parts = scaled(taken(chosen, positions), factors).flatten(0, 1)
+            entries = taken(chosen, indices).flatten()
+            return parts.new_zeros(weight.shape).index_add_(0, entries, parts)
 
-        squared = _embedding_norms(indices, positions, layer.book.rows)
-        layer.enter_norms("weight", squared, weighted_sum)
+        norms = _embedding_norms(indices, positions, layer.book.rows)
+        layer.enter_norms("weight", norms, weighted_sum, used=(indices, positions))
         return None, None, None, None
 
 
-def _embedding_norms(indices: torch.Tensor, grad: torch.Tensor, rows: Rows) -> torch.Tensor:
+def _embedding_norms(
+    indices: torch.Tensor, grad: torch.Tensor, rows: Rows
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The Gram matrix of one-hot inputs says which positions read the same entry."""
 
     def same(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

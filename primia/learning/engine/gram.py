@@ -7,7 +7,8 @@ arXiv 2205.10683), which is cheap where T is small and the weight is large.
 
 Cancellation: where an input is far from zero, float32 Gram matrices lose the difference that the
 norm is made of, and a norm that comes out too small is a bound that does not hold. So each result
-is compared with a bound on its rounding error, and recomputed in float64 where that is too near.
+is compared with a bound on its rounding error. Where that is too near, the unit's gradient itself
+is made, held, and clipped by its own norm: what is released is then what was measured.
 """
 
 from __future__ import annotations
@@ -26,29 +27,36 @@ _CHUNK_BYTES = 16 << 20  # of Gram matrices at a time
 _ERROR_TOLERATED = 1e-3
 """Of a squared norm, so half of it in the norm: half of what the clipping margin leaves."""
 _ERROR_FACTOR = 4.0
-"""Error of a blocked float32 dot product in units of the machine epsilon, with room to spare."""
+"""Error of a blocked dot product in units of the machine epsilon, with room to spare."""
+_UNDERFLOW = 1e12
+"""Times the smallest normal number: below, parts of a squared norm may have been lost."""
 
 
 def squared_norms(
-    a: torch.Tensor, b: torch.Tensor, rows: Rows, gram_a: Gram, gram_b: Gram, positions: int
-) -> torch.Tensor:
-    """The squared norm of each unit's gradient, (units,), never negative.
+    a: torch.Tensor,
+    b: torch.Tensor,
+    rows: Rows,
+    gram_a: Gram,
+    gram_b: Gram,
+    positions: int,
+    tolerated: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The squared norm of each unit's gradient, never negative, and whether to doubt it; (units,).
 
     a, b: inputs and output gradients, (rows, ...), as `gram_a` and `gram_b` take them.
     positions: T, to bound the memory of the Gram matrices.
+    tolerated: relative rounding error of a squared norm from which on it is doubted.
     """
     inner, size = _inner_products(a, b, rows, gram_a, gram_b, positions)
-    if inner.dtype == torch.float32:
-        resolution = torch.finfo(torch.float32).eps
-        # A NaN compares false and stays as it is: its unit is dropped later.
-        doubtful = size * (_ERROR_FACTOR * resolution) > inner * _ERROR_TOLERATED
-        if bool(doubtful.any()):
-            mine = doubtful[rows.unit].nonzero().squeeze(1)
-            ids, unit = torch.unique(rows.unit[mine], return_inverse=True)
-            few = Rows(unit, ids.numel())
-            exact = a[mine].double(), b[mine].double()
-            inner[ids] = _inner_products(*exact, few, gram_a, gram_b, positions)[0].float()
-    return inner.clamp_min(0.0)
+    kind = torch.finfo(inner.dtype)
+    # A NaN compares false and stays as it is: its unit is dropped later.
+    share = _ERROR_TOLERATED if tolerated is None else tolerated
+    doubtful = size * (_ERROR_FACTOR * kind.eps) > inner * share
+    tiny = inner < kind.tiny * _UNDERFLOW
+    if bool(tiny.any()):  # nothing came back, or its square is too small a number
+        came_back = rows.fold(b.detach().flatten(1).ne(0).any(1).to(inner.dtype)) > 0
+        doubtful |= tiny & came_back
+    return inner.clamp_min(0.0), doubtful
 
 
 def _inner_products(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -116,6 +116,13 @@ class Layer:
         """Book each row's gradient of the parameter `name`, in float32 or float64."""
         self.book.enter_gradients(self.group, self.parameters[name], wide(per_row))
 
-    def enter_norms(self, name: str, squared: torch.Tensor, later: WeightedSum) -> None:
-        """Book each unit's squared norm for the parameter `name`, and its sum for later."""
-        self.book.enter_norms(self.group, self.parameters[name], squared, later)
+    def enter_norms(
+        self,
+        name: str,
+        norms: tuple[torch.Tensor, torch.Tensor],
+        later: WeightedSum,
+        used: Sequence[torch.Tensor],
+    ) -> None:
+        """Book each unit's squared norm for the parameter `name`, and its sum for later; as
+        `Book.enter_norms`."""
+        self.book.enter_norms(self.group, self.parameters[name], norms, later, used)

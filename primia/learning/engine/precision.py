@@ -32,11 +32,9 @@ def autocast_dtype(x: torch.Tensor) -> torch.dtype | None:
     return None
 
 
-def without(rows: torch.Tensor | None, tensor: torch.Tensor) -> torch.Tensor:
-    """`tensor` with the rows that are left out set to zero."""
-    if rows is None:
-        return tensor
-    return tensor.masked_fill(rows.view(-1, *[1] * (tensor.dim() - 1)), 0.0)
+def taken(rows: torch.Tensor | None, tensor: torch.Tensor) -> torch.Tensor:
+    """These rows of `tensor`, or all."""
+    return tensor if rows is None else tensor[rows]
 
 
 def wide(tensor: torch.Tensor) -> torch.Tensor:

@@ -64,7 +64,10 @@ def channel_scale(module: Any, weight: torch.Tensor) -> torch.Tensor:
 
 
 _CANCELS_BELOW = 0.1
-"""Below this share of the uncorrected norm, a unit's norm is taken from its gradient itself."""
+"""Below this share of the uncorrected squared norm, the corrected one is doubted."""
+TOLERATED = 1e-4
+"""Relative error of the uncorrected squared norm; a tenth of what others may have, as a tenth of
+it may be left."""
 
 
 def corrected_norms(
@@ -74,12 +77,13 @@ def corrected_norms(
     x: torch.Tensor,
     grad: torch.Tensor,
     weight: torch.Tensor,
-    uncorrected: torch.Tensor,
-) -> torch.Tensor:
-    """Squared norms (units,) of the weight's gradients.
+    norms: tuple[torch.Tensor, torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Squared norms of the weight's gradients, and whether to doubt them; (units,).
 
-    uncorrected: squared norms of r times the effective weight's gradients, (units,).
+    norms: the same of r times the effective weight's gradients.
     """
+    uncorrected, doubtful = norms
     x, grad = wide(x), wide(grad)
     v, r = (part.to(x.dtype) for part in _centred(weight, module.eps))
     r = r.flatten()
@@ -93,8 +97,4 @@ def corrected_norms(
     lost = r**2 * v.shape[1] * mean.square()
     lost = lost + (2 * r**4 - r**6 * v.square().sum(1)) * projection.square()
     squared = uncorrected - lost.sum(1)
-    for unit in (squared < _CANCELS_BELOW * uncorrected).nonzero().flatten():
-        mine = rows.unit == unit
-        gradient = geometry.weight_gradient(grad[mine], x[mine], wide(weight))
-        squared[unit] = through_standardisation(module, weight, gradient[None]).square().sum()
-    return squared.clamp_min(0.0)
+    return squared.clamp_min(0.0), doubtful | (squared < _CANCELS_BELOW * uncorrected)
