@@ -70,6 +70,7 @@ def primia(model: nn.Module, losses: Losses, terms: Terms) -> Step:
     clipped = PerUnitClipping(model)
 
     def step(batches: Sequence[Batch]) -> None:
+        optimizer.zero_grad()
         clipped.physical_batch = len(batches[0][0])
         inputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
         if terms.noise_multiplier:

@@ -77,6 +77,7 @@ def train_locally(
         for parameter, part in zip(learning, gradient, strict=True):
             parameter.grad = part
         optimiser.step()
+        optimiser.zero_grad(set_to_none=True)  # the next sum is not held beside this one
         if on_step is not None:
             on_step(step, terms.local_steps)
     return LocalUpdate(flatten(model) - weights, terms.local_steps, films.patient_count)

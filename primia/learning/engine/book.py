@@ -125,9 +125,7 @@ class Book:
         parts = [(e.group, e.squared) for e in self._deferred]
         for entry in self._per_unit.values():
             flat = entry.gradients.flatten(1)
-            # Added up in float32 the norm of ten million numbers is short by 2e-4.
-            norms = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
-            parts.append((entry.group, norms.square().to(flat.dtype)))
+            parts.append((entry.group, _squared_norms_of_rows(flat)))
         return parts
 
     def weighted_sums(
@@ -149,6 +147,21 @@ class Book:
                 gradients[dropped] = 0.0
             total = factors[per_unit.group].to(gradients.dtype) @ gradients
             yield parameter, total.view(parameter.shape)
+
+
+_RUN = 1024
+
+
+def _squared_norms_of_rows(flat: torch.Tensor) -> torch.Tensor:
+    """Of (n, weights), by runs that are added up in float64.
+
+    Added up in float32 the norm of ten million numbers comes out short by 2e-4; added up in
+    float64 throughout, it takes ten times as long.
+    """
+    whole = flat.shape[1] // _RUN * _RUN
+    runs = torch.linalg.vector_norm(flat[:, :whole].unflatten(1, (-1, _RUN)), dim=2)
+    rest = torch.linalg.vector_norm(flat[:, whole:], dim=1)
+    return (runs.double().square().sum(1) + rest.double().square()).to(flat.dtype)
 
 
 def _squared_norm(gradient: torch.Tensor) -> torch.Tensor:

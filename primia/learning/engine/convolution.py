@@ -27,9 +27,10 @@ from primia.learning.engine.standardised import (
     through_standardisation,
 )
 
-# Which of three kernels makes per-sample gradients: multiply-adds of one row, and positions, from
-# which one is ahead; measured on one core over the layers of ResNet-18, a U-Net and small CNNs.
-_LOOP_FROM = 50e6
+# Which of three kernels makes per-sample gradients: multiply-adds of one row, or positions, from
+# which a loop over rows is ahead; positions from which rows as groups are. Measured on one core on
+# the layers of ResNet-18, a U-Net and small CNNs; with one input channel, unfolding beats groups.
+_LOOP_FROM, _LOOP_FROM_POSITIONS = 50e6, 8192
 _GROUPED_FROM = 128
 
 
@@ -248,12 +249,13 @@ def per_sample_gradients(
     x, grad = wide(x), wide(grad)
     a, b = (grad, x) if geometry.transposed else (x, grad)
     out, n = b.shape[2:], len(x)
-    if out.numel() * weight.numel() >= _LOOP_FROM:
+    work = out.numel() * weight.numel()
+    if work >= _LOOP_FROM or out.numel() >= _LOOP_FROM_POSITIONS:
         gradients = weight.new_empty((n, *weight.shape), dtype=x.dtype)
         for i in range(n):
             gradients[i] = geometry.weight_gradient(grad[i : i + 1], x[i : i + 1], weight)
         return gradients
-    if out.numel() >= _GROUPED_FROM:
+    if out.numel() >= _GROUPED_FROM and a.shape[1] > geometry.groups:
         one_row = replace(geometry, groups=n * geometry.groups)
         like = x.new_empty(1).expand(n * weight.shape[0], *weight.shape[1:])  # its shape is read
         grad, x = grad.reshape(1, -1, *grad.shape[2:]), x.reshape(1, -1, *x.shape[2:])
