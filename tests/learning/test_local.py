@@ -211,3 +211,59 @@ def test_films_and_weights_that_do_not_fit_the_plan_are_refused(terms, films):
 def test_a_round_runs_on_a_gpu(terms, films):
     update = train_locally(terms, start(terms), films, device="cuda")
     assert np.isfinite(update.delta).all()
+
+
+def test_what_the_plan_freezes_is_neither_moved_nor_noised(terms, films):
+    terms = replace(terms, model=terms.model.model_copy(update={"trainable": "head"}))
+    delta = train_locally(terms, start(terms), films).delta
+    model = build_for(terms.model)
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    assert {learns for _, learns in sizes} == {True, False}
+    for (_, learns), part in zip(
+        sizes, np.split(delta, np.cumsum([n for n, _ in sizes])[:-1]), strict=True
+    ):
+        assert part.all() if learns else not part.any()
+
+
+def test_views_of_a_film_are_made_on_the_way_and_cost_no_sensitivity(terms, films, monkeypatch):
+    seen = []
+    whole = PerUnitClipping.sum
+
+    def spy(self, clipping, loss, inputs, targets, unit):
+        seen.append((inputs, targets, unit))
+        return whole(self, clipping, loss, inputs, targets, unit)
+
+    monkeypatch.setattr(PerUnitClipping, "sum", spy)
+    one = films.select(films.patients == 0)
+    terms = replace(terms, sampling_rate=1.0, local_steps=1, augmentations=4)
+    train_locally(terms, start(terms), one)
+    inputs, targets, unit = seen[0]
+    assert inputs.shape == (4 * len(one), 28, 28)
+    assert inputs.dtype == torch.uint8
+    assert torch.equal(inputs[::4].sort(0).values, torch.from_numpy(one.pixels).sort(0).values)
+    assert not torch.equal(inputs[0], inputs[1])
+    assert (unit == 0).all()
+    assert (targets == int(one.labels[0])).all()
+
+
+@pytest.mark.parametrize("clipping", ["flat", "per-layer", "automatic"])
+def test_each_way_of_clipping_bounds_one_patient(terms, films, clipping):
+    one = films.select(films.patients == 1)
+    quiet = Privacy(clip_norm=0.01, noise_multiplier=1e-9, clipping=clipping)
+    terms = replace(
+        terms, sampling_rate=1.0, local_steps=1, learning_rate=1.0, expected_patients=1.0,
+        privacy=quiet,
+    )  # fmt: skip
+    delta = train_locally(terms, start(terms), one).delta
+    assert 0.001 < np.linalg.norm(delta) <= 0.01
+
+
+def test_a_network_with_standardised_weights_and_more_norms_learns_through_the_plan(terms, films):
+    model = terms.model.model_copy(
+        update={"name": "resnet18-gn", "scale_norm": True, "weight_standardisation": True}
+    )
+    terms = replace(terms, model=model, local_steps=1, sampling_rate=0.1)
+    delta = train_locally(terms, start(terms), films).delta
+    assert delta.size == flatten(build_for(model)).size
+    assert np.isfinite(delta).all()
+    assert (delta != 0).mean() > 0.999  # noise everywhere; a few steps vanish in rounding
