@@ -159,8 +159,9 @@ def _squared_norms_of_rows(flat: torch.Tensor) -> torch.Tensor:
     float64 throughout, it takes ten times as long.
     """
     whole = flat.shape[1] // _RUN * _RUN
-    runs = torch.linalg.vector_norm(flat[:, :whole].unflatten(1, (-1, _RUN)), dim=2)
-    rest = torch.linalg.vector_norm(flat[:, whole:], dim=1)
+    cut = flat[:, :whole].reshape(len(flat), whole // _RUN, _RUN)
+    runs: torch.Tensor = torch.linalg.vector_norm(cut, dim=2)
+    rest: torch.Tensor = torch.linalg.vector_norm(flat[:, whole:], dim=1)
     return (runs.double().square().sum(1) + rest.double().square()).to(flat.dtype)
 
 
