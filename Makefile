@@ -5,10 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_VENV := .venv-bench
 BENCH_STAMP := $(BENCH_VENV)/.installed
+SECAGG_PEERS := .venv-bench-secagg
+SECAGG_PEERS_STAMP := $(SECAGG_PEERS)/.installed
 PRIMIA_DATA ?= ../shared/data
 export PRIMIA_DATA
 
-.PHONY: install bench bench-dp demo test test-docker lint types format protos wheelhouse compose-demo compose-down clean
+.PHONY: install bench bench-dp bench-secagg bench-noise demo test test-slow test-mutations test-docker lint types format protos wheelhouse compose-demo compose-down clean
 
 install: $(STAMP)
 
@@ -17,6 +19,14 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# A cohort of a thousand in one process: minutes.
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+# Breaks secure aggregation on purpose in some fifty ways; fails if the suite misses more than 5 %.
+test-mutations: $(STAMP)
+	$(BIN)/python -m tests.mutations.run
 
 test-docker: $(STAMP)
 	$(BIN)/python -m pytest -m docker
@@ -44,7 +54,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 # Peers live in an environment of their own: what they need must not decide what primia gets.
 # BENCH_ARGS goes through, as in: make bench-dp BENCH_ARGS="--cases cnn-28-b128 --budget 5"
-bench: bench-dp
+bench: bench-dp bench-secagg bench-noise
 
 bench-dp: $(BENCH_STAMP)
 	$(BENCH_VENV)/bin/python -m benchmarks.dp.run $(BENCH_ARGS)
@@ -55,8 +65,19 @@ $(BENCH_STAMP): pyproject.toml constraints.txt
 	$(BENCH_VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	touch $@
 
+bench-noise: $(STAMP)
+	$(BIN)/python -m benchmarks.distributed_noise.run $(BENCH_ARGS)
+
+bench-secagg: $(STAMP) $(SECAGG_PEERS_STAMP)
+	$(BIN)/python -m benchmarks.secagg.run $(BENCH_ARGS)
+
+# These peers want other versions of what primia needs, so primia is not beside them.
+$(SECAGG_PEERS_STAMP): benchmarks/secagg/peers.txt
+	test -x $(SECAGG_PEERS)/bin/python || $(PYTHON) -m venv $(SECAGG_PEERS)
+	$(SECAGG_PEERS)/bin/python -m pip install --quiet -r $< && touch $@ || echo "going on without peers"
+
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) build dist *.egg-info
+	rm -rf $(VENV) $(BENCH_VENV) $(SECAGG_PEERS) build dist *.egg-info
 
 # What the images install, so that building them needs no network. Which torch comes (CPU or CUDA)
 # is decided by pip's own settings, as in the installation above. With the date fixed, unchanged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -102,8 +103,12 @@ def _terms(plan: StudyPlan, parameters: int) -> StudyTerms:
         grace_s=plan.schedule.grace_s,
         stage_timeout_s=plan.schedule.stage_timeout_s,
         contribution=contribution(plan, parameters),
+        cipher=plan.aggregation.mask_cipher,
+        groups=plan.aggregation.groups,
+        threads=len(os.sched_getaffinity(0)),
         score=lambda counts, sites: record.scores(plan, counts, sites),
         optimiser=optimiser(plan),
+        voting=plan.evaluation.vote_tolerance is not None,
     )
 
 

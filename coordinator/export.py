@@ -33,11 +33,7 @@ def write_export(state: CoordinatorState, home: Path, folder: Path) -> list[Path
         (folder / "plan.json").write_text(text + "\n", encoding="utf-8")
         written = [folder / n for n in ("report.html", "result.json", "plan.json")]
         blobs = Blobs(home / "blobs")
-        models = {m.number: m for m in state.models()}
-        chosen = {"model-last.safetensors": models[max(models)]}
-        if record.best is not None:
-            chosen["model-best.safetensors"] = models[record.best]
-        for name, model in chosen.items():
+        for name, model in kept_models(state).items():
             _save(folder / name, model, plan, blobs, pinned.parameters)
             written.append(folder / name)
     except OSError as err:
@@ -45,6 +41,17 @@ def write_export(state: CoordinatorState, home: Path, folder: Path) -> list[Path
             f"cannot write to {folder}: {err.strerror}; choose another folder"
         ) from err
     return written
+
+
+def kept_models(state: CoordinatorState) -> dict[str, ModelRow]:
+    """The last model that the sites did not reject, and the best one, by file name."""
+    models = {m.number: m for m in state.models()}
+    last = max(number for number, model in models.items() if model.accepted is not False)
+    kept = {"model-last.safetensors": models[last]}
+    best = study_record(state).best
+    if best is not None:
+        kept["model-best.safetensors"] = models[best]
+    return kept
 
 
 def _save(path: Path, row: ModelRow, plan: StudyPlan, blobs: Blobs, parameters: int) -> None:

@@ -20,6 +20,7 @@ from primia.errors import StateError
 from primia.learning.metrics import Metrics
 from primia.learning.terms import study_mechanism
 from primia.privacy.accounting import epsilon
+from primia.protocol.messages import RoundKind
 from primia.report.record import (
     Attempt,
     ModelRecord,
@@ -83,7 +84,12 @@ def study_record(state: CoordinatorState) -> StudyRecord:
     plan = plan_from_canonical(pinned.plan)
     attempts = state.attempts()
     models = tuple(
-        ModelRecord(m.number, m.digest, None if m.scores is None else scores_from_dict(m.scores))
+        ModelRecord(
+            m.number,
+            m.digest,
+            None if m.scores is None else scores_from_dict(m.scores),
+            m.accepted,
+        )
         for m in state.models()
     )
     return StudyRecord(
@@ -115,13 +121,21 @@ def _attempt(row: AttemptRow) -> Attempt:
         opened_at=row.opened_at,
         closed_at=row.closed_at,
         update_norm=row.update_norm,
+        votes=row.votes,
+        returned_to=row.returned_to,
     )
 
 
 def _best(models: Sequence[ModelRecord]) -> int | None:
-    """The highest AUC; of equal ones the earlier. Model 0 was never trained and is not a result."""
+    """The highest AUC of those accepted; of equal ones the earlier.
+
+    Model 0 was never trained and is not a result, also where a round returned to it.
+    """
+    untrained = {m.digest for m in models if m.number == 0}
     scored: list[tuple[Scores, int]] = [
-        (m.scores, m.number) for m in models if m.scores is not None and m.number > 0
+        (m.scores, m.number)
+        for m in models
+        if m.scores is not None and m.accepted and m.digest not in untrained
     ]
     return max(scored, key=lambda s: (s[0].auc, -s[1]))[1] if scored else None
 
@@ -129,7 +143,7 @@ def _best(models: Sequence[ModelRecord]) -> int | None:
 def _sites(
     state: CoordinatorState, plan: StudyPlan, attempts: Sequence[AttemptRow]
 ) -> list[SiteRecord]:
-    trained = [a for a in attempts if a.round.kind.value == "train"]
+    trained = [a for a in attempts if a.round.kind is not RoundKind.EVALUATE]
     found = []
     for site in state.sites():
         given = {a.round.number for a in trained if site.site in a.contributors}

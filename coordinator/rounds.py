@@ -18,18 +18,24 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from coordinator.state import CoordinatorState, ModelRow, Participation
-from primia.errors import PeerError, RoundFailed, StateError
-from primia.federation.contribution import Contribution
+from coordinator.state import (
+    DISCARDED,
+    CoordinatorState,
+    ModelRow,
+    Participation,
+    Verdict,
+)
+from primia.errors import PeerError, PrimiaError, RoundFailed, StateError
+from primia.federation.contribution import Aggregate, Contribution
 from primia.federation.optimiser import (
     FedAdam,
     FedAvg,
-    ServerState,
     pack_state,
     pack_weights,
     step,
     unpack_state,
 )
+from primia.federation.robust import combine, has_majority
 from primia.protocol.coordinator import CoordinatorRound
 from primia.protocol.events import (
     Abort,
@@ -46,13 +52,15 @@ from primia.protocol.events import (
     Verify,
 )
 from primia.protocol.messages import Answer, Closed, Instruction, Outcome, RoundId, RoundKind
+from primia.secagg.packing import Packed
 from primia.storage.blobs import Blobs
-from primia.types import Digest, Ring, SiteId
+from primia.types import Digest, SiteId
 
 log = structlog.get_logger()
 
 ATTENDING_S = 45.0  # a site heard of this recently is there; a long poll takes 20 s
 LONGEST_PAUSE_S = 60.0  # between an aborted attempt and the next
+MOST_DISCARDS = 3  # sums of one round in a row that do not count; then a person decides
 _PHASES = list(Phase)
 
 
@@ -68,8 +76,12 @@ class StudyTerms:
     grace_s: float
     stage_timeout_s: float
     contribution: Contribution
+    cipher: str
+    groups: int
+    threads: int
     score: Callable[[npt.NDArray[np.int64], tuple[SiteId, ...]], dict[str, Any]]
     optimiser: FedAvg | FedAdam
+    voting: bool = False  # whether a model that no majority accepts is taken back
 
 
 class RoundDriver:
@@ -92,12 +104,13 @@ class RoundDriver:
         self._round: CoordinatorRound | None = None
         self._over: str | None = None
         self._told_over: set[SiteId] = set()
-        self._failure: StateError | None = None
+        self._failure: PrimiaError | None = None
         self._heard: dict[SiteId, float] = {}
         self._ready: set[SiteId] = set()
         self._shown: tuple[str, tuple[str, ...]] | None = None
         self._discarded: str | None = None  # why a sum that the machine released did not count
         self._aborts = 0
+        self._discards = 0
         self._not_before = 0.0
         for row in state.attempts():
             if row.outcome == "open":
@@ -138,9 +151,9 @@ class RoundDriver:
         """Hand an answer to the machine. Raises PeerError when it is refused."""
         self._handle(site, Answered(site, answer), answer.round)
 
-    def update_arrived(self, site: SiteId, round_id: RoundId, masked: Ring) -> None:
-        """A whole masked vector, its digest checked. Raises PeerError when it is refused."""
-        self._handle(site, UpdateArrived(site, masked), round_id)
+    def update_arrived(self, site: SiteId, round_id: RoundId, packed: Packed) -> None:
+        """All of a site's vectors, their digest checked. Raises PeerError when refused."""
+        self._handle(site, UpdateArrived(site, packed), round_id)
 
     def progress(self, site: SiteId) -> None:
         """Bytes of an upload are flowing."""
@@ -162,7 +175,7 @@ class RoundDriver:
             )
             if current is None or not awaited:
                 raise PeerError("no update of this site is awaited; it stays at the site")
-            return 4 * current.terms.vector_length
+            return current.terms.layout.wire_bytes
 
     def everyone_knows(self) -> bool:
         """Whether every site that is there has heard that the study is over."""
@@ -207,8 +220,9 @@ class RoundDriver:
     def run(self, stop: threading.Event) -> None:
         """Open attempts and let time pass until the study is over or `stop` is set.
 
-        Raises StateError when the disk fails, also in a call of a site: the daemon ends, and
-        resumes at the same round once the cause is mended.
+        Raises StateError when the disk fails, also in a call of a site, and RoundFailed when the
+        sums of a round were discarded again and again: the daemon ends, and resumes at the same
+        round once the cause is mended.
         """
         while not stop.is_set() and self._over is None:
             with self._changed:
@@ -234,14 +248,17 @@ class RoundDriver:
     def _open_next(self) -> None:
         done = {a.round.number for a in self._state.attempts() if a.outcome == "committed"}
         number = next((n for n in range(1, self.terms.rounds + 2) if n not in done), None)
-        if number is None:
+        model = self._state.models()[-1]
+        counted = model.scores is not None  # the study returned to it, or its updates were zero
+        if number is None or (number > self.terms.rounds and counted):
             self._finish("all rounds are committed")
             return
         present = self._present()
         if len(present) < self.terms.quorum or self._clock() < self._not_before:
             return
-        kind = RoundKind.TRAIN if number <= self.terms.rounds else RoundKind.EVALUATE
-        model = self._state.models()[-1]
+        kind = RoundKind.RETRAIN if counted else RoundKind.TRAIN
+        if number > self.terms.rounds:
+            kind = RoundKind.EVALUATE
         round_id = self._state.open_attempt(self.terms.plan, number, kind, model.digest)
         log.info("round_opened", round=number, attempt=round_id.attempt, kind=kind.value)
         self._ready.clear()
@@ -254,7 +271,10 @@ class RoundDriver:
                 deadline_s=self.terms.deadline_s,
                 grace_s=self.terms.grace_s,
                 stage_timeout_s=self.terms.stage_timeout_s,
-                vector_length=self.terms.contribution.layout.length,
+                layout=self.terms.contribution.layout,
+                cipher=self.terms.cipher,
+                groups=self.terms.groups,
+                threads=self.terms.threads,
                 verify=self._verify,
             ),
             now=self._clock(),
@@ -309,8 +329,8 @@ class RoundDriver:
             self._ready = set(machine.answered) | set(machine.waiting_for)
         for command in commands:
             match command:
-                case Commit(total, contributors):
-                    self._commit(machine, total, contributors)
+                case Commit():
+                    self._commit(machine, command)
                 case Abort(reason, _):
                     self._abort(machine, reason)
         if machine.phase not in (Phase.DONE, Phase.ABORTED):
@@ -355,43 +375,98 @@ class RoundDriver:
         self._not_before = self._clock() + pause
         log.warning("round_aborted", round=round_id.number, attempt=round_id.attempt, reason=reason)
 
-    def _commit(
-        self, machine: CoordinatorRound, total: Ring, contributors: tuple[SiteId, ...]
-    ) -> None:
+    def _commit(self, machine: CoordinatorRound, commit: Commit) -> None:
         """Make the sum count: blobs first, then one row that says so."""
         round_id = machine.terms.round
         try:
-            sums = self.terms.contribution.decode(total, contributors=len(contributors))
-            scores = self.terms.score(sums.metrics, contributors)
+            sums = self._decode(commit)
+            verdict = self._verdict(round_id, sums, commit.contributors)
         except (RoundFailed, PeerError) as err:
-            self._discarded = f"the sum was discarded: {err}"
-            self._abort(machine, self._discarded)
+            self._discard(machine, err)
             return
-        before = self._state.models()[-1]
         model, norm = None, None
-        if round_id.kind is RoundKind.TRAIN:
-            state = unpack_state(self._blobs.get(before.state))
-            after = step(state, sums.mean_update, self.terms.optimiser)
+        if round_id.kind is not RoundKind.EVALUATE:
+            model = self._step(round_id.number, sums)
             norm = float(np.linalg.norm(sums.mean_update))
-            model = self._store(round_id.number, after)
+            if (verdict and verdict.returned_to is not None) or self._was_rejected(model):
+                # The update was computed on a rejected model, and goes with it; or it leads to one.
+                model = replace(self._state.accepted_model(), number=round_id.number)
+                norm = None
         self._state.commit_attempt(
             round_id.attempt,
-            self._participation(machine, contributors),
-            scores_of=before.number,
-            scores=scores,
+            self._participation(machine, commit.contributors),
+            verdict=verdict,
             model=model,
             update_norm=norm,
         )
-        self._aborts = 0
+        self._aborts = self._discards = 0
+        self._log_commit(round_id, commit.contributors, verdict)
+
+    def _decode(self, commit: Commit) -> Aggregate:
+        """Read and check each group's sum. Raises RoundFailed naming the group, not the site."""
+        parts = []
+        for total, group in zip(commit.totals, commit.groups, strict=True):
+            try:
+                parts.append(self.terms.contribution.decode(total, contributors=len(group)))
+            except RoundFailed as err:
+                raise RoundFailed(f"{err} (sum of {', '.join(group)})") from err
+        return combine(parts)
+
+    def _verdict(
+        self, round_id: RoundId, sums: Aggregate, contributors: tuple[SiteId, ...]
+    ) -> Verdict | None:
+        """What the sum says of the model the round started from. Model 0 cannot be rejected."""
+        if round_id.kind is RoundKind.RETRAIN:
+            return None
+        before = self._state.models()[-1].number
+        scores = self.terms.score(sums.metrics, contributors)
+        if not self.terms.voting:
+            return Verdict(before, scores)
+        accepted = before == 0 or has_majority(sums.votes, len(contributors))
+        returned_to = None if accepted else self._state.accepted_model().number
+        return Verdict(before, scores, sums.votes, returned_to)
+
+    def _was_rejected(self, model: ModelRow) -> bool:
+        """Without noise the same updates may come again; no site counts a model a second time."""
+        return any(m.digest == model.digest and m.accepted is False for m in self._state.models())
+
+    def _discard(self, machine: CoordinatorRound, why: PrimiaError) -> None:
+        """A sum that honest sites cannot have made: nothing of it is applied."""
+        self._discarded = f"{DISCARDED}{why}"
+        self._discards += 1
+        self._abort(machine, self._discarded)
+        if self._discards >= MOST_DISCARDS:
+            # The sites offer what they stored, so a further attempt would bring the same sum.
+            self._failure = RoundFailed(
+                f"round {machine.terms.round.number}: {self._discards} sums in a row were "
+                f"discarded ({why}); nothing was applied. Ask each hospital to check its worker, "
+                "or strike the one you suspect (primia-coordinator roster --strike SITE), then "
+                "start again"
+            )
+
+    def _log_commit(
+        self, round_id: RoundId, contributors: tuple[SiteId, ...], verdict: Verdict | None
+    ) -> None:
+        scores = {} if verdict is None else verdict.scores
         log.info(
             "round_committed",
             round=round_id.number,
             attempt=round_id.attempt,
             sites=list(contributors),
-            auc=round(scores["auc"], 4),
-            loss=round(scores["loss"], 4),
+            **{k: round(scores[k], 4) for k in ("auc", "loss") if k in scores},
         )
+        if verdict is not None and verdict.returned_to is not None:
+            log.warning(
+                "model_rejected",
+                model=verdict.number,
+                votes=verdict.votes,
+                sites=len(contributors),
+                returned_to=verdict.returned_to,
+            )
 
-    def _store(self, number: int, state: ServerState) -> ModelRow:
+    def _step(self, number: int, sums: Aggregate) -> ModelRow:
+        """The model that the round makes; its blobs are durable."""
+        before = unpack_state(self._blobs.get(self._state.models()[-1].state))
+        state = step(before, sums.mean_update, self.terms.optimiser)
         digest = self._blobs.put(pack_weights(state.weights))
-        return ModelRow(number, digest, self._blobs.put(pack_state(state)), None)
+        return ModelRow(number, digest, self._blobs.put(pack_state(state)))

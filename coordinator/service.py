@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
@@ -131,9 +131,14 @@ class Service:
         self._driver.progress(SiteId(identity.name))
 
     def upload_complete(self, identity: Identity, key: UploadKey, path: Path) -> None:
-        """Fold a whole vector into the sum, once."""
-        masked = np.fromfile(path, dtype="<u4").astype(np.uint32, copy=False)
-        self._driver.update_arrived(SiteId(identity.name), key.round, masked)
+        """Fold a site's vectors into the sum, once.
+
+        The file is mapped and never read as a whole: however many sites there are, beside the
+        sum there are only pages that the system may take back.
+        """
+        with path.open("rb") as file:
+            packed = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._driver.update_arrived(SiteId(identity.name), key.round, memoryview(packed))
         self._complete.add(path)
         path.unlink(missing_ok=True)
 

@@ -15,12 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from coordinator.record import study_record
-from coordinator.state import CoordinatorState
+from coordinator.state import DISCARDED, CoordinatorState
 from primia.cli.console import out
 from primia.errors import StateError
 from primia.report.record import StudyRecord
 from primia.report.terminal import sites_table as quality_of_sites
 from primia.report.terminal import summary
+from primia.report.view import best_and_last, return_text
 from primia.storage.folder import LOCK_FILE
 
 AWAY_S = 60.0  # a worker that is there is heard of every 20 s, unless it trains
@@ -68,7 +69,7 @@ def status_json(state: CoordinatorState) -> dict[str, Any]:
     record = study_record(state)
     attempts = state.attempts()
     current = attempts[-1] if attempts and attempts[-1].outcome == "open" else None
-    last = next((m for m in reversed(record.models) if m.scores is not None), None)
+    _, last = best_and_last(record)
     return {
         "state": record.state,
         "daemon_running": is_running(state.folder),
@@ -91,6 +92,15 @@ def status_json(state: CoordinatorState) -> dict[str, Any]:
         if last is None or last.scores is None
         else {"number": last.number, "auc": last.scores.auc, "loss": last.scores.loss},
         "best": record.best,
+        "returns": [
+            {
+                "round": a.number,
+                "votes": a.votes,
+                "sites": len(a.contributors),
+                "returned_to": a.returned_to,
+            }
+            for a in record.returns
+        ],
         "sites": sites_json(state),
     }
 
@@ -176,7 +186,20 @@ def troubles(record: StudyRecord) -> list[dict[str, Any]]:
                     "site": None,
                     "phase": "round",
                     "reason": attempt.reason,
-                    "next": "nothing was released; the next attempt starts once a quorum is there",
+                    "next": _next_attempt(attempt.reason),
+                }
+            )
+        if attempt.returned_to is not None:
+            found.append(
+                {
+                    "round": attempt.number,
+                    "attempt": attempt.attempt,
+                    "site": None,
+                    "phase": "vote",
+                    "reason": return_text(attempt),
+                    "next": "a sum held a poisoned or failed update, or the AUC jumps by more than "
+                    "evaluation.vote_tolerance; if it comes back, ask each hospital to check its "
+                    "worker",
                 }
             )
         found.extend(
@@ -193,7 +216,15 @@ def troubles(record: StudyRecord) -> list[dict[str, Any]]:
     return found
 
 
+def _next_attempt(reason: str) -> str:
+    if reason.startswith(DISCARDED):
+        return "nothing was applied; if it comes back, ask each hospital to check its worker"
+    return "nothing was released; the next attempt starts once a quorum is there"
+
+
 def _next_step(reason: str) -> str:
+    if reason.startswith("declined") and "came while this site is at" in reason:
+        return "that worker was restarted in the round; it rejoins by itself"
     if reason.startswith("declined"):
         return "the hospital decided; ask its operator"
     if reason.startswith("struck"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,17 @@ _MIGRATIONS = [
     ) STRICT;
     CREATE UNIQUE INDEX one_commit ON attempts (number) WHERE outcome = 'committed';
     """,
+    # Before there were votes every model was accepted.
+    """
+    ALTER TABLE models ADD COLUMN accepted INTEGER;
+    UPDATE models SET accepted = 1 WHERE number = 0 OR scores IS NOT NULL;
+    ALTER TABLE attempts ADD COLUMN votes INTEGER;
+    ALTER TABLE attempts ADD COLUMN returned_to INTEGER;
+    """,
 ]
+
+DISCARDED = "the sum was discarded: "
+"""How the reason of an attempt begins whose sum was opened and did not count."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,8 @@ class AttemptRow:
     outcome: str  # committed | aborted | open
     reason: str
     update_norm: float | None
+    votes: int | None  # contributors that accept the model the round started from
+    returned_to: int | None  # number of the last accepted model, when that one was rejected
     contributors: tuple[str, ...]
     survivors: tuple[SiteId, ...]  # were asked to sign that their sum be opened
     charged: tuple[str, ...]  # had an update ready, so have charged it
@@ -98,12 +110,30 @@ class AttemptRow:
 
 @dataclass(frozen=True)
 class ModelRow:
-    """A committed global model. Blob `digest` is what sites fetch, blob `state` the checkpoint."""
+    """A committed global model. Blob `digest` is what sites fetch, blob `state` the checkpoint.
+
+    scores: None until a sum has counted it. accepted: None until that sum has voted on it.
+    """
 
     number: int
     digest: Digest
     state: Digest
-    scores: dict[str, Any] | None
+    scores: dict[str, Any] | None = None
+    accepted: bool | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a sum says of the model that its round started from.
+
+    votes: contributors that accept it; None when the plan has no vote.
+    returned_to: number of the model that takes its place when it was rejected.
+    """
+
+    number: int
+    scores: dict[str, Any]
+    votes: int | None = None
+    returned_to: int | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +179,7 @@ class CoordinatorState(Book):
                 "INSERT INTO study VALUES (1, ?, ?, ?, ?, ?)",
                 (study.plan, study.signature, study.digest, study.parameters, self._clock()),
             )
-            self._insert_model(db, model)
+            self._insert_model(db, replace(model, accepted=True))  # nobody has trained it
 
     def study(self) -> PinnedStudy | None:
         """The pinned plan, or None before the first start."""
@@ -302,17 +332,16 @@ class CoordinatorState(Book):
         attempt: int,
         sites: Iterable[Participation],
         *,
-        scores_of: int,
-        scores: dict[str, Any],
+        verdict: Verdict | None,
         model: ModelRow | None,
         update_norm: float | None,
     ) -> None:
-        """End an attempt with its sum, in one transaction: record, scores, and the next model.
+        """End an attempt with its sum, in one transaction: record, verdict, and the next model.
 
-        scores_of: number of the model that was evaluated (the one the round started from).
+        verdict: on the model the round started from; None when it was counted before.
         model: what the round made, its blobs already durable; None for an evaluation.
         """
-        self._close(attempt, Outcome.COMMITTED, "", update_norm, sites, (scores_of, scores), model)
+        self._close(attempt, Outcome.COMMITTED, "", update_norm, sites, verdict, model)
 
     def _close(
         self,
@@ -321,7 +350,7 @@ class CoordinatorState(Book):
         reason: str,
         update_norm: float | None,
         sites: Iterable[Participation],
-        scores: tuple[int, dict[str, Any]] | None,
+        verdict: Verdict | None,
         model: ModelRow | None,
     ) -> None:
         with self._db.transaction() as db:
@@ -339,18 +368,29 @@ class CoordinatorState(Book):
                 "INSERT INTO participation VALUES (?, ?, ?, ?, ?, ?)",
                 [(attempt, p.site, p.charged, p.contributed, p.phase, p.reason) for p in sites],
             )
-            if scores is not None:
+            if verdict is not None:
                 db.execute(
-                    "UPDATE models SET scores = ? WHERE number = ?",
-                    (json.dumps(scores[1]), scores[0]),
+                    "UPDATE attempts SET votes = ?, returned_to = ? WHERE attempt = ?",
+                    (verdict.votes, verdict.returned_to, attempt),
+                )
+                db.execute(
+                    "UPDATE models SET scores = ?, accepted = ? WHERE number = ?",
+                    (json.dumps(verdict.scores), verdict.returned_to is None, verdict.number),
                 )
             if model is not None:
                 self._insert_model(db, model)
 
     def _insert_model(self, db: Any, model: ModelRow) -> None:
         db.execute(
-            "INSERT INTO models VALUES (?, ?, ?, NULL, ?)",
-            (model.number, model.digest, model.state, self._clock()),
+            "INSERT INTO models (number, digest, state, accepted, committed_at) "
+            "VALUES (?, ?, ?, ?, ?)",
+            (model.number, model.digest, model.state, model.accepted, self._clock()),
+        )
+        # Returned to, or made once more by updates of zero: it is not counted and voted on again.
+        db.execute(
+            "UPDATE models SET (scores, accepted) = (SELECT scores, accepted FROM models "
+            "WHERE digest = :digest ORDER BY number LIMIT 1) WHERE number = :number",
+            {"digest": model.digest, "number": model.number},
         )
 
     def models(self) -> list[ModelRow]:
@@ -361,9 +401,21 @@ class CoordinatorState(Book):
             ModelRow(
                 r["number"], Digest(r["digest"]), Digest(r["state"]),
                 None if r["scores"] is None else json.loads(r["scores"]),
+                None if r["accepted"] is None else bool(r["accepted"]),
             )
             for r in rows
         ]  # fmt: skip
+
+    def accepted_model(self) -> ModelRow:
+        """The last model that was accepted, as the round that made it left it.
+
+        Raises StateError before the first start.
+        """
+        accepted = [m for m in self.models() if m.accepted]
+        if not accepted:
+            raise StateError("no study was started here yet; run: primia-coordinator start")
+        # A round that returned has the model of an earlier one; that one made it.
+        return next(m for m in accepted if m.digest == accepted[-1].digest)
 
     def attempts(self) -> list[AttemptRow]:
         """Every attempt, in order, with its participants."""
@@ -387,6 +439,8 @@ class CoordinatorState(Book):
                     outcome=row["outcome"] or "open",
                     reason=row["reason"],
                     update_norm=row["update_norm"],
+                    votes=row["votes"],
+                    returned_to=row["returned_to"],
                     contributors=tuple(p["site"] for p in mine if p["contributed"]),
                     survivors=tuple(json.loads(row["survivors"])),
                     charged=tuple(json.loads(row["ready"]))

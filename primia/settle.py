@@ -7,11 +7,11 @@ calibrated once; what is signed, pinned and recomputed by each site is that numb
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from primia.config.plan import StudyPlan
 from primia.errors import ConfigError
-from primia.learning.terms import noise_multiplier, study_mechanism
+from primia.learning.terms import is_distributed, noise_multiplier, study_mechanism
 from primia.privacy.accounting import epsilon, epsilon_gdp, epsilon_rdp
 
 
@@ -28,8 +28,12 @@ class PriceRow:
 
 @dataclass(frozen=True)
 class Price:
-    """What a plan costs one patient at one site; the last row is the whole study."""
+    """What a plan costs one patient at one site; the last row is the whole study.
 
+    decides: the accountant that `epsilon` comes from; for shared noise it is RDP.
+    """
+
+    decides: Literal["PLD", "RDP"]
     noise_multiplier: float
     sampling_rate: float
     delta: float
@@ -46,11 +50,17 @@ class Price:
 
 
 def settle(plan: StudyPlan) -> StudyPlan:
-    """`plan` with its noise as a number. Raises ConfigError as `noise_multiplier` does."""
+    """`plan` with its noise, and how many may collude, as numbers.
+
+    Raises ConfigError as `noise_multiplier` does.
+    """
     if plan.privacy == "none":
         return plan
     noise = noise_multiplier(plan)
-    privacy = plan.privacy.model_copy(update={"noise_multiplier": noise})
+    found: dict[str, float | int | None] = {"noise_multiplier": noise}
+    if is_distributed(plan):
+        found["colluding_sites"] = plan.colluding_sites
+    privacy = plan.privacy.model_copy(update=found)
     return plan.model_copy(update={"privacy": privacy})
 
 
@@ -73,4 +83,5 @@ def price_plan(plan: StudyPlan) -> Price:
                 epsilon_gdp=epsilon_gdp(run, delta),
             )
         )
-    return Price(whole.noise_multiplier, whole.sampling_rate, delta, tuple(rows))
+    decides: Literal["PLD", "RDP"] = "RDP" if is_distributed(plan) else "PLD"
+    return Price(decides, whole.noise_multiplier, whole.sampling_rate, delta, tuple(rows))

@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "settle": {"config", "privacy", "learning"},
     "study": {"config", "federation", "learning"},
     "logs": set(),
-    "cli": {"config", "settle", "demo", "imaging"},
+    "cli": {"config", "settle", "study", "learning", "demo", "imaging"},
     "demo": {"imaging", "report"},
 }
 TORCH = {"learning"}

@@ -46,6 +46,7 @@ from primia.protocol.site_events import (
     UpdateReady,
     Upload,
 )
+from primia.secagg.packing import pack
 from primia.types import Digest
 from primia.wire.client import FederationClient
 from primia.wire.handler import UploadKey
@@ -165,10 +166,11 @@ class Participant:
         self._round, self._update, self._session = None, None, b""
         check_round(round_id, plan)
         self._state.check_model(round_id)
-        self._update = self._state.update_for(round_id)
+        self._update = self._work.reusable(round_id)
         return SiteRound(
             me=self._identity.site,
             round=round_id,
+            layout=self._work.contribution.layout,
             floor=self._work.caps.min_cohort,
             plan_floor=plan.schedule.quorum,
             roster=plan.site_ids,
@@ -177,6 +179,9 @@ class Participant:
             entropy=os.urandom,
             last_attempt=self._state.last_attempt(),
             signed_before=None if self._update is None else self._update.signed,
+            cipher=plan.aggregation.mask_cipher,
+            groups=plan.aggregation.groups,
+            threads=len(os.sched_getaffinity(0)),
         )
 
     def _carry_out(self, machine: SiteRound, commands: list[Command]) -> None:
@@ -190,7 +195,8 @@ class Participant:
                     self._retrying(partial(self._link.answer, answer))
                 case Upload(masked):
                     key = UploadKey(machine.round, self._session)
-                    self._retrying(partial(self._link.upload, key, masked.data))
+                    packed = pack(masked, self._work.contribution.layout)
+                    self._retrying(partial(self._link.upload, key, packed))
                     log.info("update_sent", round=machine.round.number)
                 case Forget():
                     self._round = None
@@ -226,7 +232,7 @@ class Participant:
     def _refuse(self, round_id: RoundId, err: PrimiaError) -> None:
         log.error("round_left", round=round_id.number, attempt=round_id.attempt, reason=str(err))
         update = self._update
-        if isinstance(err, PromisedElsewhere) and round_id.kind is RoundKind.TRAIN:
+        if isinstance(err, PromisedElsewhere) and round_id.kind is not RoundKind.EVALUATE:
             # The sites it was promised to did not come back, and it may join no other sum; the
             # next attempt trains anew and charges that, too. Counts have no noise: they stay.
             assert update is not None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from primia.errors import IdentityError, PolicyRefused
-from primia.protocol.messages import RoundId
+from primia.protocol.messages import RoundId, RoundKind
 from primia.protocol.site_events import KeysMade, Record, SharesRevealed, SurvivorsSigned
 from primia.storage.book import Book
 from primia.types import Digest, SiteId
@@ -31,6 +31,11 @@ _MIGRATIONS = [
     CREATE TABLE promises (
         id INTEGER PRIMARY KEY AUTOINCREMENT, attempt INTEGER NOT NULL, kind TEXT NOT NULL,
         content TEXT NOT NULL, made_at REAL NOT NULL, UNIQUE (attempt, kind)
+    ) STRICT;
+    """,
+    """
+    CREATE TABLE scores (
+        model TEXT PRIMARY KEY, number INTEGER NOT NULL, score REAL NOT NULL
     ) STRICT;
     """,
 ]
@@ -121,19 +126,44 @@ class WorkerState(Book):
         """One model for each round and one round for each model, and never back to an older one.
 
         Otherwise a coordinator could ask what any number of models make of the films, or have
-        one model counted in two sums and read off their difference. Raises PolicyRefused.
+        one model counted in two sums and read off their difference. A round that trains again
+        counts nothing, so it may start from a model of an earlier round. Raises PolicyRefused.
         """
+        this = {
+            "plan": round_id.plan, "number": round_id.number, "model": round_id.model,
+            "kind": round_id.kind.value, "again": round_id.kind is RoundKind.RETRAIN,
+        }  # fmt: skip
         with self._db.transaction() as db:
             row = db.execute(
-                "SELECT number, model FROM updates WHERE plan = ? AND "
-                "(number > ? OR (number = ?) <> (model = ?)) ORDER BY number DESC",
-                (round_id.plan, round_id.number, round_id.number, round_id.model),
+                "SELECT number, model FROM updates WHERE plan = :plan AND (number > :number "
+                "OR (number = :number AND (model <> :model OR kind <> :kind)) "
+                "OR (number < :number AND model = :model AND NOT :again)) ORDER BY number DESC",
+                this,
             ).fetchone()
         if row is not None:
             raise PolicyRefused(
                 f"round {round_id.number}: this site has answered round {row['number']} for the "
                 f"model {row['model'][:16]}…, and does not answer both"
             )
+
+    def add_score(self, round_id: RoundId, score: float) -> tuple[float, float | None]:
+        """Keep how this site's validation films fare under a round's model; it never leaves.
+
+        Returns the score kept for the model, the first one if there are several, and the best of
+        the models of earlier rounds, None for the first round: the same at every repeat.
+        """
+        with self._db.transaction() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO scores VALUES (?, ?, ?)",
+                (round_id.model, round_id.number, score),
+            )
+            kept = db.execute(
+                "SELECT score FROM scores WHERE model = ?", (round_id.model,)
+            ).fetchone()
+            best = db.execute(
+                "SELECT max(score) AS top FROM scores WHERE number < ?", (round_id.number,)
+            ).fetchone()
+        return kept["score"], best["top"]
 
     def retire_update(self, update: StoredUpdate) -> None:
         """Never offer this contribution again; the next attempt makes and charges a new one."""

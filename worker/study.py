@@ -88,6 +88,8 @@ class Peers:
         return sites <= self._known.keys()
 
     def verify(self, site: SiteId, statement: bytes, signature: bytes) -> bool:
-        """Whether `site`'s certified key signed a round's statement."""
+        """Whether `site`'s certified key, not yet expired, signed a round's statement."""
         certificate = self._known.get(site)
-        return certificate is not None and verify(certificate, ROUND_LABEL, statement, signature)
+        if certificate is None or certificate.not_valid_after_utc < datetime.now(UTC):
+            return False
+        return verify(certificate, ROUND_LABEL, statement, signature)

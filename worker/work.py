@@ -21,10 +21,14 @@ from primia.federation.contribution import Contribution
 from primia.federation.optimiser import unpack_weights
 from primia.imaging.dataset import Cohort
 from primia.learning.evaluate import evaluate
+from primia.learning.federated import clipped_sum
 from primia.learning.local import OnStep
+from primia.learning.metrics import Counts, Metrics
+from primia.learning.models import FloatVector
 from primia.learning.parallel import train_on_devices
-from primia.learning.terms import LocalTerms, round_mechanism, study_mechanism
+from primia.learning.terms import LocalTerms, is_distributed, round_mechanism, study_mechanism
 from primia.privacy.accounting import epsilon
+from primia.privacy.discrete_gaussian import discrete_gaussian
 from primia.privacy.ledger import Ledger
 from primia.protocol.messages import RoundId, RoundKind
 from primia.storage.blobs import Blobs
@@ -33,6 +37,8 @@ from primia.types import Digest, Ring, SiteId
 from worker.state import StoredUpdate, WorkerState
 
 log = structlog.get_logger()
+
+_MADE_IN = "update_made_in_attempt"
 
 
 def check_plan(plan: StudyPlan, caps: Caps, me: SiteId) -> float | None:
@@ -105,20 +111,37 @@ class LocalWork:
         Raises BudgetExhausted before training when the ledger cannot bear it, DataError,
         PolicyRefused.
         """
-        update = self.state.update_for(round_id)
+        update = self.reusable(round_id)
         if update is None:
-            if round_id.kind is RoundKind.TRAIN:
+            if round_id.kind is not RoundKind.EVALUATE:
                 self._refuse_if_spent()
             vector = self._work(round_id, fetch(round_id.model), on_step)
             update = self.state.add_update(round_id, self.blobs.put(vector.tobytes()))
+            self.state.note(_MADE_IN, str(round_id.attempt))
             for digest in self.state.updates_before(round_id.number):
                 self.blobs.remove(digest)  # rounds never go back
         else:
             log.info("update_reused", round=round_id.number, attempt=round_id.attempt)
-        if round_id.kind is RoundKind.TRAIN:
+        if round_id.kind is not RoundKind.EVALUATE:
             self._charge(round_id, update)
         # A copy of its own: the machine masks it in place.
         return np.frombuffer(bytearray(self.blobs.get(update.digest)), dtype="<u4"), update
+
+    def reusable(self, round_id: RoundId) -> StoredUpdate | None:
+        """The stored update that an attempt at this round may offer, if there is one.
+
+        With noise of its own an update may join several attempts. With a share only, it joins one:
+        two sums that differ in the other sites' updates would differ by their shares alone. So once
+        keys were made for another attempt, it is retired, and the next one is made and charged.
+        """
+        update = self.state.update_for(round_id)
+        if update is None or round_id.kind is RoundKind.EVALUATE or not is_distributed(self.plan):
+            return update
+        made_in = int(self.state.noted(_MADE_IN) or 0)
+        if made_in == round_id.attempt or self.state.last_attempt() < made_in:
+            return update
+        self.state.retire_update(update)
+        return None
 
     def spent(self) -> float:
         """ε of everything this ledger holds, at the site's own delta."""
@@ -127,24 +150,53 @@ class LocalWork:
     def _work(self, round_id: RoundId, model: bytes, on_step: OnStep) -> Ring:
         terms = LocalTerms.of(self.plan)
         weights = unpack_weights(model, self.contribution.parameters)
-        counts = evaluate(
-            terms, weights, self.cohort.validation, metric_layout(self.plan), device=self.devices[0]
-        )
-        update = None
-        if round_id.kind is RoundKind.TRAIN:
-            trained = train_on_devices(
-                terms, weights, self.cohort.train, self.devices, on_step=on_step
-            )
-            update = trained.delta
+        counts = self._counts(round_id, terms, weights)
+        update, noise = None, None
+        if round_id.kind is not RoundKind.EVALUATE:
+            if is_distributed(self.plan):
+                # Bare until `encode` has added this site's share of noise: it is not kept.
+                update = clipped_sum(terms, weights, self.cohort.train, device=self.devices[0])
+                noise = discrete_gaussian
+                on_step(1, terms.local_steps)
+            else:
+                update = train_on_devices(
+                    terms, weights, self.cohort.train, self.devices, on_step=on_step
+                ).delta
         try:
             vector, clipped = self.contribution.encode(
-                update, weight=self._weight(), metrics=counts.astype(np.int64)
+                update,
+                weight=self._weight(),
+                metrics=counts.astype(np.int64),
+                vote=self._vote(round_id, counts),
+                noise=noise,
             )
         except ValueError as err:
             raise DataError(f"the update cannot be encoded: {err}") from err
         if clipped:
             log.warning("update_clipped", round=round_id.number, coordinates=clipped)
         return vector
+
+    def _counts(self, round_id: RoundId, terms: LocalTerms, weights: FloatVector) -> Counts:
+        """How the round's model does on the validation films; nothing for one counted before."""
+        layout = metric_layout(self.plan)
+        if round_id.kind is RoundKind.RETRAIN:
+            return np.zeros(layout.length, np.uint32)
+        return evaluate(terms, weights, self.cohort.validation, layout, device=self.devices[0])
+
+    def _vote(self, round_id: RoundId, counts: Counts) -> bool:
+        """Whether this site accepts the round's model; yes when it cannot tell.
+
+        No, when its AUC here lies further below the best of earlier models than the plan allows
+        (validation of the global model by the clients: BaFFLe, Andreina et al., ICDCS 2021).
+        """
+        tolerance = self.plan.evaluation.vote_tolerance
+        if tolerance is None or round_id.kind is RoundKind.RETRAIN:
+            return True
+        auc = Metrics.from_counts(metric_layout(self.plan), counts).auc
+        if math.isnan(auc):  # the films are all of one class
+            return True
+        score, best = self.state.add_score(round_id, auc)
+        return best is None or score >= best - tolerance
 
     def _weight(self) -> int:
         if self.plan.aggregation.weighting == "constant":

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from primia.cli.console import out, print_json
+
+if TYPE_CHECKING:
+    from primia.config import StudyPlan
 
 app = typer.Typer(no_args_is_help=True, help="Check and price a study plan.")
 
@@ -19,19 +22,45 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 def check(file: PlanFile, json: Json = False) -> None:
     """Read FILE strictly; print its digest, or every mistake with its remedy."""
     from primia.config import load_plan, plan_digest
+    from primia.learning.terms import is_distributed
     from primia.settle import settle
 
-    plan = load_plan(file)
-    digest = plan_digest(settle(plan))
+    plan = settle(load_plan(file))
+    digest = plan_digest(plan)
+    if is_distributed(plan):
+        _check_that_the_noise_fits(plan)
     if json:
         print_json({"study": plan.study, "sites": list(plan.sites), "digest": digest})
         return
     privacy = "no differential privacy" if plan.privacy == "none" else "DP-SGD per patient"
     out.print(
         f"[green]ok[/]  {plan.study}: {len(plan.sites)} sites, {plan.rounds} rounds, "
-        f"{plan.model.name}, {privacy}"
+        f"{plan.model.name}, {privacy}",
+        soft_wrap=True,
     )
+    if plan.privacy != "none" and is_distributed(plan):
+        out.print(
+            "[yellow]note[/]  privacy.noise distributed: the guarantee holds against the "
+            f"coordinator together with up to {plan.colluding_sites} of the sites; a site's own "
+            "share alone does not protect its patients",
+            soft_wrap=True,
+        )
+    if plan.aggregation.groups > 1:
+        out.print(
+            f"[yellow]note[/]  aggregation.groups {plan.aggregation.groups}: each group's sum "
+            "becomes known to the coordinator, so a site hides among its group (3 sites or more), "
+            "not among all",
+            soft_wrap=True,
+        )
     out.print(f"digest {digest}", soft_wrap=True)
+
+
+def _check_that_the_noise_fits(plan: StudyPlan) -> None:
+    """Raises ConfigError as the coordinator would at its start."""
+    from primia.learning.federated import learning_coordinates
+    from primia.study import contribution
+
+    contribution(plan, learning_coordinates(plan.model).size)
 
 
 @app.command()
@@ -55,23 +84,34 @@ def price(file: PlanFile, json: Json = False) -> None:
     if json:
         print_json({"study": plan.study, **priced.as_dict(), "sites": list(plan.sites)})
         return
-    table = Table(
-        title=f"{plan.study}: ε of one patient at δ = {priced.delta:g}, add or remove one"
-    )
     # As wide as 80 columns allow. RDP is an upper bound, too; only GDP-CLT may lie below the truth.
-    for column in ("rounds", "steps", "ε (PLD, decides)", "ε (RDP)", "ε (GDP-CLT, not a bound)"):
+    figures = {"ε (RDP)": "epsilon_rdp", "ε (GDP-CLT, not a bound)": "epsilon_gdp"}
+    if priced.decides == "RDP":  # shared noise: nothing finer is proved for it
+        del figures["ε (RDP)"]
+    figures = {f"ε ({priced.decides}, decides)": "epsilon", **figures}
+    table = Table(title=f"{plan.study}: ε of one patient, δ = {priced.delta:g}")
+    for column in ("rounds", "steps", *figures):
         table.add_column(column, justify="right")
     for row in priced.rows:
-        table.add_row(
-            str(row.rounds),
-            str(row.steps),
-            f"{row.epsilon:.3f}",
-            f"{row.epsilon_rdp:.3f}",
-            f"{row.epsilon_gdp:.3f}",
-        )
+        found = (f"{getattr(row, name):.3f}" for name in figures.values())
+        table.add_row(str(row.rounds), str(row.steps), *found)
     out.print(table)
     out.print(
         f"noise multiplier {priced.noise_multiplier:g}, sampling rate {priced.sampling_rate:g}, "
-        f"clip norm {plan.privacy.clip_norm:g}. The same for every site: {', '.join(plan.sites)}.",
+        f"clip norm {plan.privacy.clip_norm:g}; add or remove one patient. "
+        f"The same for every site: {_names(plan.sites)}.",
         soft_wrap=True,
     )
+    if priced.decides == "RDP":
+        out.print(
+            f"The sites add the noise together: this holds against the coordinator together "
+            f"with up to {plan.colluding_sites} of them.",
+            soft_wrap=True,
+        )
+
+
+def _names(sites: tuple[str, ...]) -> str:
+    """All names, or some and how many more: a plan may name a thousand."""
+    if len(sites) <= 12:
+        return ", ".join(sites)
+    return f"{', '.join(sites[:10])} and {len(sites) - 10} more"

@@ -62,7 +62,7 @@ class Schedule(Strict):
     """When a round goes on without a site: one policy, four knobs."""
 
     deadline_s: Seconds = 3600.0  # local training, from invitation
-    quorum: Annotated[int, Field(ge=3, le=100)] = 3  # sites a round needs to commit
+    quorum: Annotated[int, Field(ge=3, le=1000)] = 3  # sites a round needs to commit
     grace_s: Annotated[float, Field(ge=0, le=86400)] = 60.0  # wait for the rest after quorum
     stage_timeout_s: Seconds = 60.0  # silence that ends a stage of the aggregation
 
@@ -101,11 +101,18 @@ class PrivacyTerms(Strict):
     delta: Annotated[float, Field(gt=0, lt=1)]
     noise_multiplier: Annotated[float, Field(ge=NOISE_FLOOR, le=1e4)] | None = None
     target_epsilon: Annotated[float, Field(gt=0, le=1e3)] | None = None
+    # site: each site adds all the noise itself, and trusts nobody. distributed: each adds a share,
+    # so that the sum holds noise once; at most `colluding_sites` may pool what they know with the
+    # coordinator (Kairouz, Liu, Steinke, ICML 2021).
+    noise: Literal["site", "distributed"] = "site"
+    colluding_sites: Annotated[int, Field(ge=1, le=999)] | None = None  # default: below a third
 
     @model_validator(mode="after")
     def _one_given(self) -> Self:
         if self.noise_multiplier is None and self.target_epsilon is None:
             raise ValueError("give noise_multiplier, or target_epsilon to have it calibrated")
+        if self.colluding_sites is not None and self.noise != "distributed":
+            raise ValueError("colluding_sites belongs to noise: distributed, and only there")
         return self
 
 
@@ -114,8 +121,13 @@ class Aggregation(Strict):
 
     weighting: Literal["constant", "patients"] = "constant"
     max_patients: Annotated[int, Field(ge=1, le=1_000_000)] | None = None  # for patients
-    encoding_bits: Annotated[int, Field(ge=8, le=30)] = 24  # one coordinate, sign included
+    wire_bits: Literal[24, 32] = 24  # one coordinate of a masked update
+    encoding_bits: Annotated[int, Field(ge=8, le=30)] | None = None  # before masking; default: all
     encoding_range: Positive = 4.0  # a coordinate of an update is clipped to ± this
+    rounding: Literal["nearest", "stochastic"] = "nearest"
+    update_norm: Positive | None = None  # L2 norm that a site scales its update down to
+    mask_cipher: Literal["aes-256-ctr", "chacha20"] = "aes-256-ctr"  # chacha20: CPUs without AES
+    groups: Annotated[int, Field(ge=1, le=333)] = 1  # sums; above 1 their trimmed mean is taken
 
     @model_validator(mode="after")
     def _weights_bounded(self) -> Self:
@@ -129,15 +141,25 @@ class ServerOptimiser(Strict):
 
     name: Literal["fedavg", "fedadam"] = "fedavg"
     learning_rate: Positive = 1.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0  # fedavg only (Hsu et al. 2019)
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
     tau: Positive = 1e-3
+
+    @model_validator(mode="after")
+    def _momentum_is_read(self) -> Self:
+        if self.momentum and self.name != "fedavg":
+            raise ValueError("momentum belongs to fedavg; fedadam has beta1")
+        return self
 
 
 class Evaluation(Strict):
     """What the sites count on their validation films; it leaves only inside the masked sum."""
 
     histogram_bins: Annotated[int, Field(ge=16, le=1024)] = 128
+    # Each site votes, under the mask, on the model it was given: no, if its AUC there is this far
+    # below the best it has seen. Without a majority the study returns to the last accepted model.
+    vote_tolerance: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 class StudyPlan(Strict):
@@ -146,7 +168,7 @@ class StudyPlan(Strict):
     study: Name
     purpose: Annotated[str, StringConstraints(max_length=500)] = ""
     model: ModelTerms
-    sites: Annotated[tuple[str, ...], Field(min_length=3, max_length=100)]
+    sites: Annotated[tuple[str, ...], Field(min_length=3, max_length=1000)]
     rounds: Annotated[int, Field(ge=1, le=10_000)]
     schedule: Schedule = Schedule()
     training: Training
@@ -170,13 +192,71 @@ class StudyPlan(Strict):
             raise ValueError(
                 f"schedule.quorum {self.schedule.quorum} is more than the {len(self.sites)} sites"
             )
-        room = 31 - math.ceil(math.log2(len(self.sites)))
-        if self.aggregation.encoding_bits > room:
+        room = self._room
+        if self.update_bits > room or room < 8:
             raise ValueError(
-                f"aggregation.encoding_bits {self.aggregation.encoding_bits}: the sum over "
-                f"{len(self.sites)} sites would overflow 32 bits; use at most {room}"
+                f"aggregation.encoding_bits {self.update_bits}: the sum over {len(self.sites)} "
+                f"sites would overflow {self.aggregation.wire_bits} bits; use at most {room}, or "
+                "wire_bits: 32"
             )
+        self._check_groups()
+        self._check_distributed()
         return self
+
+    def _check_groups(self) -> None:
+        groups = self.aggregation.groups
+        if groups == 1:
+            return
+        if groups < 3 or self.schedule.quorum < 3 * groups or len(self.sites) > 100:
+            raise ValueError(
+                f"aggregation.groups {groups}: a trimmed mean takes 3 groups or more, of 3 sites "
+                "or more each, of up to 100 sites; so schedule.quorum "
+                f"({self.schedule.quorum}) must be {3 * groups} or more"
+            )
+
+    def _check_distributed(self) -> None:
+        """With noise: distributed a round is one step of DP-SGD on the union of all sites."""
+        if self.privacy == "none" or self.privacy.noise != "distributed":
+            return
+        wrong = [
+            key
+            for key, holds in {
+                "training.local_steps: 1": self.training.local_steps == 1,
+                "training.momentum: 0": self.training.momentum == 0,
+                "aggregation.weighting: constant": self.aggregation.weighting == "constant",
+                "aggregation.groups: 1": self.aggregation.groups == 1,
+                "aggregation.update_norm left out": self.aggregation.update_norm is None,
+                "aggregation.encoding_bits left out": self.aggregation.encoding_bits is None,
+            }.items()
+            if not holds
+        ]
+        if wrong:
+            raise ValueError(
+                "privacy.noise: distributed makes each round one step on the union of all sites; "
+                f"it needs {', '.join(wrong)}"
+            )
+        if self.colluding_sites >= self.schedule.quorum:
+            raise ValueError(
+                f"privacy.colluding_sites {self.colluding_sites}: the noise of a sum comes from "
+                f"the others, so it must be below schedule.quorum {self.schedule.quorum}"
+            )
+
+    @property
+    def _room(self) -> int:
+        """Bits of one site's coordinate such that the sum over all sites keeps to the ring."""
+        return self.aggregation.wire_bits - math.ceil(math.log2(len(self.sites)))
+
+    @property
+    def update_bits(self) -> int:
+        """Bits of one coordinate of a site's encoded update, sign included."""
+        return self.aggregation.encoding_bits or min(24, self._room)
+
+    @property
+    def colluding_sites(self) -> int:
+        """Sites that may pool what they know with the coordinator: below a third, 1 at least."""
+        if self.privacy != "none" and self.privacy.colluding_sites is not None:
+            return self.privacy.colluding_sites
+        return max(1, (len(self.sites) - 1) // 3)
 
     @property
     def site_ids(self) -> tuple[SiteId, ...]:

@@ -1,7 +1,8 @@
 """Server optimisers as pure steps: (state, mean update) → state.
 
 FedAvg with a server learning rate and FedAdam, both as in Reddi et al., "Adaptive Federated
-Optimization", ICLR 2021, Algorithm 2. The mean update is a pseudo-gradient that points downhill.
+Optimization", ICLR 2021, Algorithm 2; FedAvg's momentum as in Hsu, Qi, Brown 2019 (FedAvgM, arXiv
+1909.06335). The mean update is a pseudo-gradient that points downhill.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ Vector = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class FedAvg:
-    """weights + learning_rate · mean update."""
+    """v ← momentum · v + mean update; weights + learning_rate · v."""
 
     learning_rate: float = 1.0
+    momentum: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,11 @@ def step(
     """The next state; the old one is left as it was."""
     weights = state.weights.astype(np.float64)
     if isinstance(optimiser, FedAvg):
-        weights = weights + optimiser.learning_rate * mean_update
-        return ServerState(weights.astype(np.float32), state.first_moment, state.second_moment)
+        first = optimiser.momentum * state.first_moment + mean_update
+        weights = weights + optimiser.learning_rate * first
+        return ServerState(
+            weights.astype(np.float32), first.astype(np.float32), state.second_moment
+        )
     first = optimiser.beta1 * state.first_moment + (1 - optimiser.beta1) * mean_update
     second = optimiser.beta2 * state.second_moment + (1 - optimiser.beta2) * mean_update**2
     weights = weights + optimiser.learning_rate * first / (np.sqrt(second) + optimiser.tau)

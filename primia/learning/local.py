@@ -120,8 +120,19 @@ def _private_gradients(
     group: dist.ProcessGroup | None,
 ) -> Gradients:
     """The noised gradient of each step. An empty batch is noise alone, and counts like any."""
+    step = private_step(terms, entropy, group)
+    clipped = PerUnitClipping(model, prepare=prepare)
+    for _ in range(terms.local_steps):
+        rows = views(step.draw(films.patient_count), terms, films, entropy)
+        yield step.noised_mean(clipped, loss_of_each, *rows)
+
+
+def private_step(
+    terms: LocalTerms, entropy: Entropy, group: dist.ProcessGroup | None = None
+) -> PrivateStep:
+    """The step of DP-SGD that the terms describe. Raises ConfigError as `PrivateStep`."""
     assert terms.privacy is not None
-    step = PrivateStep(
+    return PrivateStep(
         clipping=clipping_by_name(terms.privacy.clipping, terms.privacy.clip_norm),
         sampling_rate=terms.sampling_rate,
         noise_multiplier=terms.privacy.noise_multiplier,
@@ -129,11 +140,6 @@ def _private_gradients(
         entropy=entropy,
         group=group,
     )
-    clipped = PerUnitClipping(model, prepare=prepare)
-    for _ in range(terms.local_steps):
-        drawn = step.draw(films.patient_count)
-        pixels, labels, patients = _views(drawn, terms, films, entropy)
-        yield step.noised_mean(clipped, _loss_of_each, pixels, labels, patients)
 
 
 def _plain_gradients(
@@ -142,18 +148,18 @@ def _plain_gradients(
     """The mean gradient of each mini-batch."""
     learning = [p for p in model.parameters() if p.requires_grad]
     for drawn in _shuffled_patients(terms, films, entropy):
-        pixels, labels, _ = _views(drawn, terms, films, entropy)
+        pixels, labels, _ = views(drawn, terms, films, entropy)
         total = [torch.zeros_like(p) for p in learning]
         for start in range(0, len(pixels), _PLAIN_BATCH):
             part = slice(start, start + _PLAIN_BATCH)
             inputs = prepare(pixels[part])
-            loss = _loss_of_each(model(inputs), labels[part].to(inputs.device)).sum()
+            loss = loss_of_each(model(inputs), labels[part].to(inputs.device)).sum()
             found = torch.autograd.grad(loss / len(pixels), learning)
             torch._foreach_add_(total, found)
         yield total
 
 
-def _views(
+def views(
     drawn: Indices, terms: LocalTerms, films: Films, entropy: Entropy
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Films of the drawn patients, in as many views as the plan says: uint8 (rows, size, size),
@@ -172,7 +178,7 @@ def _views(
     )
 
 
-def _loss_of_each(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def loss_of_each(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return nn.functional.cross_entropy(outputs, labels, reduction="none")
 
 

@@ -7,7 +7,15 @@ from typing import Literal, Self
 
 from primia.config.plan import ModelTerms, StudyPlan
 from primia.errors import ConfigError
-from primia.privacy import DpSgd, calibrate_noise, epsilon
+from primia.privacy import (
+    DistributedDpSgd,
+    DpSgd,
+    Mechanism,
+    NoiseShare,
+    calibrate_noise,
+    epsilon,
+    noise_share,
+)
 
 
 def noise_multiplier(plan: StudyPlan) -> float | None:
@@ -28,9 +36,9 @@ def noise_multiplier(plan: StudyPlan) -> float | None:
     if given is None:
         if target is None:
             raise ConfigError("privacy: give noise_multiplier or target_epsilon")
-        return calibrate_noise(rate, steps, delta, target)
+        return calibrate_noise(rate, steps, delta, target, kind=_kind(plan))
     if target is not None:
-        reached = epsilon([DpSgd(rate, given, steps)], delta)
+        reached = epsilon([_kind(plan)(rate, given, steps)], delta)
         if reached > target:
             raise ConfigError(
                 f"privacy.noise_multiplier {given} gives epsilon {reached:.3f} over the study, "
@@ -39,21 +47,48 @@ def noise_multiplier(plan: StudyPlan) -> float | None:
     return given
 
 
-def round_mechanism(plan: StudyPlan) -> DpSgd | None:
+def is_distributed(plan: StudyPlan) -> bool:
+    """Whether the sites add the noise together."""
+    return plan.privacy != "none" and plan.privacy.noise == "distributed"
+
+
+def _kind(plan: StudyPlan) -> type[Mechanism]:
+    return DistributedDpSgd if is_distributed(plan) else DpSgd
+
+
+def round_mechanism(plan: StudyPlan) -> Mechanism | None:
     """What one site releases in one round; None for `privacy: none`."""
     noise = noise_multiplier(plan)
     if noise is None:
         return None
-    return DpSgd(plan.training.patient_sampling_rate, noise, plan.training.local_steps)
+    return _kind(plan)(plan.training.patient_sampling_rate, noise, plan.training.local_steps)
 
 
-def study_mechanism(plan: StudyPlan) -> DpSgd | None:
+def study_mechanism(plan: StudyPlan) -> Mechanism | None:
     """What one site releases over all rounds, when no round has to be trained twice."""
     noise = noise_multiplier(plan)
     if noise is None:
         return None
     steps = plan.training.local_steps * plan.rounds
-    return DpSgd(plan.training.patient_sampling_rate, noise, steps)
+    return _kind(plan)(plan.training.patient_sampling_rate, noise, steps)
+
+
+def share_of_noise(plan: StudyPlan, coordinates: int) -> NoiseShare:
+    """What each site adds under `noise: distributed`; `coordinates` is how many weights learn.
+
+    Sized for the smallest sum that any site agrees to (the quorum), less the sites that may pool
+    what they know: those that drop out never weaken it, and more survivors only add.
+    Raises ConfigError as `noise_multiplier` and `noise_share`, ValueError for any other plan.
+    """
+    noise = noise_multiplier(plan)
+    if plan.privacy == "none" or noise is None or not is_distributed(plan):
+        raise ValueError("the plan's noise is not distributed")
+    return noise_share(
+        clip_norm=plan.privacy.clip_norm,
+        coordinates=coordinates,
+        noise_multiplier=noise,
+        honest=plan.schedule.quorum - plan.colluding_sites,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,22 @@
 
 from primia.privacy.accounting import epsilon, epsilon_gdp, epsilon_rdp
 from primia.privacy.calibration import calibrate_noise, calibrate_rate, calibrate_steps
+from primia.privacy.distributed import NoiseShare, noise_share
 from primia.privacy.ledger import Head, Ledger, Row
-from primia.privacy.mechanism import DpSgd, gradient_noise_multiplier
+from primia.privacy.mechanism import (
+    DistributedDpSgd,
+    DpSgd,
+    Mechanism,
+    gradient_noise_multiplier,
+)
 
 __all__ = [
+    "DistributedDpSgd",
     "DpSgd",
     "Head",
     "Ledger",
+    "Mechanism",
+    "NoiseShare",
     "Row",
     "calibrate_noise",
     "calibrate_rate",
@@ -17,4 +26,5 @@ __all__ = [
     "epsilon_gdp",
     "epsilon_rdp",
     "gradient_noise_multiplier",
+    "noise_share",
 ]

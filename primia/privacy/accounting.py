@@ -5,6 +5,9 @@ loss distribution (PLD) of Google's dp-accounting, whose pessimistic rounding ma
 upper bound. RDP is an upper bound, too, and a looser one: it is the second opinion that may never
 be below PLD, and `epsilon` refuses to answer when it is. GDP is a limit theorem, not a bound; it is
 shown because papers quote it. Neither of the two ever decides.
+
+One mechanism is an exception: noise that the sites add together is discrete, and only RDP at whole
+orders is proved for it. A list that holds such a release is priced by that bound as a whole.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from primia.errors import StateError
-from primia.privacy.mechanism import DpSgd, merge
+from primia.privacy.mechanism import DistributedDpSgd, Mechanism, merge
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -50,10 +53,11 @@ _AGREEMENT = 1e-3
 at all where `_judged`, see tests/privacy/test_accounting.py for the range."""
 
 
-def epsilon(mechanisms: Sequence[DpSgd], delta: float) -> float:
+def epsilon(mechanisms: Sequence[Mechanism], delta: float) -> float:
     """ε at `delta` of everything in `mechanisms` together, by PLD; 0 for an empty list.
 
     Above ε = 1000 or a million steps, and below δ = 1e-10, it is RDP's bound: larger, and sure.
+    So it is for any list with a `DistributedDpSgd`, which the PLD is not proved for.
 
     A pure function of the mechanisms as a set with step counts: neither the order of release nor
     where a run was stopped and resumed changes a bit of the result.
@@ -79,7 +83,7 @@ def epsilon(mechanisms: Sequence[DpSgd], delta: float) -> float:
     return found
 
 
-def epsilon_roughly(mechanisms: Sequence[DpSgd], delta: float) -> float:
+def epsilon_roughly(mechanisms: Sequence[Mechanism], delta: float) -> float:
     """An upper bound on `epsilon` that is ten times cheaper: for searches, never for a report."""
     merged = merge(mechanisms)
     bound = epsilon_rdp(merged, delta)
@@ -88,7 +92,7 @@ def epsilon_roughly(mechanisms: Sequence[DpSgd], delta: float) -> float:
     return _pld(merged, delta, 10 * _grid(merged, bound))
 
 
-def epsilon_rdp(mechanisms: Sequence[DpSgd], delta: float) -> float:
+def epsilon_rdp(mechanisms: Sequence[Mechanism], delta: float) -> float:
     """ε by Rényi differential privacy (Mironov 2017): an upper bound looser than `epsilon`.
 
     Raises ValueError when `delta` is not in (0, 1).
@@ -98,7 +102,7 @@ def epsilon_rdp(mechanisms: Sequence[DpSgd], delta: float) -> float:
     return _rdp(merged, delta) if merged else 0.0
 
 
-def epsilon_gdp(mechanisms: Sequence[DpSgd], delta: float) -> float:
+def epsilon_gdp(mechanisms: Sequence[Mechanism], delta: float) -> float:
     """ε by the central limit theorem of Gaussian DP: a comparison with papers, **not a bound**.
 
     Bu, Dong, Long, Su 2019, "Deep learning with Gaussian differential privacy", for Poisson
@@ -119,13 +123,20 @@ def epsilon_gdp(mechanisms: Sequence[DpSgd], delta: float) -> float:
     return math.inf if mu > _MEANINGLESS else float(get_epsilon_gaussian(1 / mu, delta))
 
 
-def _rdp_is_enough(merged: tuple[DpSgd, ...], bound: float, delta: float) -> bool:
-    """Whether RDP's bound stands alone: a finer one means nothing, takes minutes or is unsure."""
+def _rdp_is_enough(merged: tuple[Mechanism, ...], bound: float, delta: float) -> bool:
+    """Whether RDP's bound stands alone: a finer one means nothing, takes minutes, is unsure or is
+    not proved."""
+    if _has_discrete_noise(merged):
+        return True
     many = sum(m.steps for m in merged) > _MANY_STEPS
     return bound > _MEANINGLESS or many or delta < _SMALLEST_DELTA
 
 
-def _judged(merged: tuple[DpSgd, ...], delta: float, grid: float) -> bool:
+def _has_discrete_noise(merged: tuple[Mechanism, ...]) -> bool:
+    return any(isinstance(m, DistributedDpSgd) for m in merged)
+
+
+def _judged(merged: tuple[Mechanism, ...], delta: float, grid: float) -> bool:
     """Whether PLD is sharp enough here for RDP to be above it, if both are right.
 
     Far off any real plan it is not: a grid wider than one step's loss rounds each loss up manifold,
@@ -141,14 +152,14 @@ def _check_delta(delta: float) -> None:
         raise ValueError(f"delta {delta}: must lie between 0 and 1")
 
 
-def _loss(m: DpSgd) -> float:
+def _loss(m: Mechanism) -> float:
     """Typical privacy loss of one step: its µ in the limit theorem, χ distance of the outputs."""
     if m.sampling_rate == 1:
         return 1 / m.noise_multiplier
     return m.sampling_rate * math.sqrt(_expm1(m.noise_multiplier**-2))
 
 
-def _reach(m: DpSgd) -> float:
+def _reach(m: Mechanism) -> float:
     """Largest privacy loss of one step that the PLD has to hold: ten deviations out."""
     largest = m.noise_multiplier**-2 / 2 + 10 / m.noise_multiplier
     return math.log1p(m.sampling_rate * _expm1(largest))
@@ -158,7 +169,7 @@ def _expm1(x: float) -> float:
     return math.expm1(min(x, 500.0))  # beyond, ε has long lost its meaning
 
 
-def _grid(merged: tuple[DpSgd, ...], bound: float) -> float:
+def _grid(merged: tuple[Mechanism, ...], bound: float) -> float:
     """Width of the PLD's grid. Any width gives an upper bound; finer is tighter and costs more.
 
     Rounding a loss to the grid adds at most a quarter of the squared width to its variance. A
@@ -173,7 +184,7 @@ def _grid(merged: tuple[DpSgd, ...], bound: float) -> float:
 
 
 @lru_cache(maxsize=4096)
-def _pld(merged: tuple[DpSgd, ...], delta: float, grid: float) -> float:
+def _pld(merged: tuple[Mechanism, ...], delta: float, grid: float) -> float:
     # Imported late: dp-accounting loads scipy, which takes seconds that `--help` does not have.
     import dp_accounting
     from dp_accounting.pld import PLDAccountant
@@ -184,14 +195,16 @@ def _pld(merged: tuple[DpSgd, ...], delta: float, grid: float) -> float:
 
 
 @lru_cache(maxsize=4096)
-def _rdp(merged: tuple[DpSgd, ...], delta: float) -> float:
+def _rdp(merged: tuple[Mechanism, ...], delta: float) -> float:
     bound, best = _rdp_at(merged, delta, _WHOLE_ORDERS)
+    if _has_discrete_noise(merged):
+        return bound  # the series for fractional orders integrates a continuous density
     tenths = [best + n / 10 for n in range(-9, 10) if best + n / 10 >= _LOWEST_FRACTION]
     return min(bound, _rdp_at(merged, delta, tenths)[0])
 
 
 def _rdp_at(
-    merged: tuple[DpSgd, ...], delta: float, orders: Sequence[float]
+    merged: tuple[Mechanism, ...], delta: float, orders: Sequence[float]
 ) -> tuple[float, float]:
     """The smallest ε over `orders`, and the order it is found at."""
     import dp_accounting
@@ -203,10 +216,12 @@ def _rdp_at(
     return float(bound), float(best)
 
 
-def _event(merged: tuple[DpSgd, ...]) -> DpEvent:
+def _event(merged: tuple[Mechanism, ...]) -> DpEvent:
+    """What dp-accounting takes. At whole orders the RDP of discrete Gaussian noise under Poisson
+    sampling has the Gaussian's bound, so one event serves both kinds."""
     import dp_accounting as dpa
 
-    def one(m: DpSgd) -> DpEvent:
+    def one(m: Mechanism) -> DpEvent:
         step: DpEvent = dpa.GaussianDpEvent(m.noise_multiplier)
         if m.sampling_rate < 1:
             step = dpa.PoissonSampledDpEvent(m.sampling_rate, step)

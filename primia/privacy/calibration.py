@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from primia.errors import ConfigError
 from primia.privacy.accounting import epsilon, epsilon_rdp, epsilon_roughly
-from primia.privacy.mechanism import DpSgd
+from primia.privacy.mechanism import DpSgd, Mechanism
 
 _NOISE_SCALE = 1000  # noise multipliers are calibrated in thousandths, up to 10,000
 _RATE_SCALE = 1_000_000  # sampling rates in millionths
@@ -21,14 +21,22 @@ _MOST = 10_000_000  # the longest scale: noise in thousandths, and steps
 
 
 def calibrate_noise(
-    sampling_rate: float, steps: int, delta: float, target_epsilon: float, floor: float = 0.5
+    sampling_rate: float,
+    steps: int,
+    delta: float,
+    target_epsilon: float,
+    floor: float = 0.5,
+    *,
+    kind: type[Mechanism] = DpSgd,
 ) -> float:
     """The smallest noise multiplier, in thousandths and at least `floor`, with ε ≤ the target.
+
+    kind: the mechanism that is to have it.
 
     Raises ConfigError when even a noise multiplier of 10,000 does not reach the target.
     """
     noise = _first_that_fits(
-        lambda n: DpSgd(sampling_rate, n / _NOISE_SCALE, steps),
+        lambda n: kind(sampling_rate, n / _NOISE_SCALE, steps),
         range(math.ceil(floor * _NOISE_SCALE), _MOST + 1),
         delta,
         target_epsilon,
@@ -87,7 +95,7 @@ def calibrate_rate(
 
 
 def _first_that_fits(
-    mechanism: Callable[[int], DpSgd], scale: range, delta: float, target_epsilon: float
+    mechanism: Callable[[int], Mechanism], scale: range, delta: float, target_epsilon: float
 ) -> int | None:
     """The first number on `scale`, costly to cheap, whose mechanism keeps the target; or None."""
     if not target_epsilon > 0:

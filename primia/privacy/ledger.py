@@ -20,13 +20,18 @@ from typing import Any, Self
 
 from primia.errors import BudgetExhausted, StateError
 from primia.privacy.accounting import epsilon
-from primia.privacy.mechanism import DpSgd
+from primia.privacy.mechanism import DistributedDpSgd, DpSgd, Mechanism
 from primia.types import Digest, sha256
 
 GENESIS = Digest("0" * 64)
 _DOMAIN = b"primia ledger v1\n"
+_DOMAIN_OF_KINDS = b"primia ledger v2\n"  # of rows that name their kind
 
-_VERSION = 1
+_KINDS: dict[str | None, type[Mechanism]] = {None: DpSgd, "distributed": DistributedDpSgd}
+"""Mechanisms by what the column `kind` holds. NULL is the kind of version 1, which had no such
+column: its rows keep their digests."""
+
+_VERSION = 2
 _SCHEMA = (
     """
 CREATE TABLE ledger (
@@ -42,6 +47,7 @@ CREATE TABLE ledger (
     time TEXT NOT NULL,
     previous TEXT NOT NULL,
     digest TEXT NOT NULL,
+    kind TEXT,                   -- see _KINDS
     UNIQUE (plan, round, update_digest)
 )""",
     """
@@ -52,9 +58,13 @@ CREATE TRIGGER ledger_keeps_values BEFORE UPDATE ON ledger
     BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END""",
     f"PRAGMA user_version = {_VERSION}",
 )
+_FROM_VERSION_1 = (
+    "ALTER TABLE ledger ADD COLUMN kind TEXT",
+    f"PRAGMA user_version = {_VERSION}",
+)
 _COLUMNS = (
     *("number", "plan", "round", "attempt", "sampling_rate", "noise_multiplier", "steps"),
-    *("delta", "update_digest", "time", "previous", "digest"),
+    *("delta", "update_digest", "time", "previous", "digest", "kind"),
 )
 
 
@@ -66,7 +76,7 @@ class Row:
     plan: Digest
     round: int
     attempt: int
-    mechanism: DpSgd | None
+    mechanism: Mechanism | None
     delta: float
     update: Digest
     time: str
@@ -127,7 +137,7 @@ class Ledger:
         plan: Digest,
         round_number: int,
         attempt: int,
-        mechanism: DpSgd | None,
+        mechanism: Mechanism | None,
         update: Digest,
         cap_epsilon: float,
         cap_delta: float,
@@ -169,7 +179,7 @@ class Ledger:
             )
         return row
 
-    def afford(self, mechanism: DpSgd, cap_epsilon: float, cap_delta: float) -> None:
+    def afford(self, mechanism: Mechanism, cap_epsilon: float, cap_delta: float) -> None:
         """Raise BudgetExhausted if `charge` would; nothing is written either way."""
         _afford([row.mechanism for row in self.rows()], mechanism, cap_epsilon, cap_delta)
 
@@ -221,13 +231,12 @@ class Ledger:
         return tuple(self._from_columns(columns) for columns in self._db.execute(query))
 
     def _from_columns(self, columns: Sequence[Any]) -> Row:
-        number, plan, round_number, attempt, rate, noise, steps, delta, update, time, prev, own = (
-            columns
-        )
+        number, plan, round_number, attempt, rate, noise, steps, *rest, kind = columns
+        delta, update, time, prev, own = rest
         try:
-            private = any(value is not None for value in (rate, noise, steps))
-            mechanism = DpSgd(rate, noise, steps) if private else None
-        except (TypeError, ValueError) as err:
+            private = any(value is not None for value in (rate, noise, steps, kind))
+            mechanism = _KINDS[kind](rate, noise, steps) if private else None
+        except (KeyError, TypeError, ValueError) as err:
             raise StateError(
                 f"{self.path}: row {number} of the privacy ledger is not readable ({err}); "
                 "restore it from a backup"
@@ -242,6 +251,9 @@ class Ledger:
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version == 0 and create:
                 for statement in _SCHEMA:
+                    self._db.execute(statement)
+            elif version == 1:
+                for statement in _FROM_VERSION_1:
                     self._db.execute(statement)
             elif version != _VERSION:
                 raise StateError(
@@ -274,7 +286,7 @@ class Ledger:
 
 
 def _afford(
-    past: Sequence[DpSgd | None], wanted: DpSgd | None, cap_epsilon: float, cap_delta: float
+    past: Sequence[Mechanism | None], wanted: Mechanism | None, cap_epsilon: float, cap_delta: float
 ) -> None:
     total = _total([*past, wanted], cap_delta)
     if total <= cap_epsilon:  # false for NaN: fail closed
@@ -287,7 +299,7 @@ def _afford(
     )
 
 
-def _total(mechanisms: Sequence[DpSgd | None], delta: float) -> float:
+def _total(mechanisms: Sequence[Mechanism | None], delta: float) -> float:
     known = [m for m in mechanisms if m is not None]
     return math.inf if len(known) < len(mechanisms) else epsilon(known, delta)
 
@@ -300,14 +312,24 @@ def _to_columns(row: Row) -> tuple[object, ...]:
         if m is None
         else (float(m.sampling_rate), float(m.noise_multiplier), int(m.steps))
     )
+    kind = None if m is None else next(name for name, known in _KINDS.items() if type(m) is known)
     first = (int(row.number), row.plan, int(row.round), int(row.attempt))
-    return (*first, *private, float(row.delta), row.update, row.time, row.previous, row.digest)
+    last = (row.update, row.time, row.previous, row.digest)
+    return (*first, *private, float(row.delta), *last, kind)
 
 
 def _digest(row: Row) -> Digest:
-    """SHA-256 over all columns but the digest itself; `previous` is among them."""
-    content = json.dumps(_to_columns(row)[:-1], separators=(",", ":"), allow_nan=False)
-    return sha256(_DOMAIN + content.encode())
+    """SHA-256 over all columns but the digest itself; `previous` is among them.
+
+    A row whose kind is NULL is hashed as version 1 did, without the column.
+    """
+    *columns, _, kind = _to_columns(row)
+    domain = _DOMAIN
+    if kind is not None:
+        domain = _DOMAIN_OF_KINDS
+        columns.append(kind)
+    content = json.dumps(columns, separators=(",", ":"), allow_nan=False)
+    return sha256(domain + content.encode())
 
 
 def _sync_folder(folder: Path) -> None:

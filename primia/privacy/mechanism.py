@@ -8,15 +8,8 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, order=True)
-class DpSgd:
-    """`steps` noisy gradient sums over Poisson-sampled patients (Abadi et al., CCS 2016).
-
-    sampling_rate: a patient's chance to be in one step's batch, in (0, 1]; 1 is plain Gaussian.
-    noise_multiplier: standard deviation of the noise over the L2 bound on one patient, above 0.
-    steps: how many such sums were released, at least 1; an empty batch counts as one.
-
-    Raises ValueError when a number is outside its range.
-    """
+class _NoisySums:
+    """What the two kinds below have in common; never made itself."""
 
     sampling_rate: float
     noise_multiplier: float
@@ -31,19 +24,49 @@ class DpSgd:
             raise ValueError(f"steps {self.steps}: must be at least 1")
 
 
-def merge(mechanisms: Iterable[DpSgd]) -> tuple[DpSgd, ...]:
+@dataclass(frozen=True, order=True)
+class DpSgd(_NoisySums):
+    """`steps` noisy gradient sums over Poisson-sampled patients (Abadi et al., CCS 2016).
+
+    sampling_rate: a patient's chance to be in one step's batch, in (0, 1]; 1 is plain Gaussian.
+    noise_multiplier: standard deviation of the noise over the L2 bound on one patient, above 0.
+    steps: how many such sums were released, at least 1; an empty batch counts as one.
+
+    Raises ValueError when a number is outside its range.
+    """
+
+
+@dataclass(frozen=True, order=True)
+class DistributedDpSgd(_NoisySums):
+    """`steps` gradient sums over all sites, each noised by all sites together: sums of integers
+    with discrete Gaussian noise, of which each site adds a share (Kairouz, Liu, Steinke, ICML
+    2021).
+
+    noise_multiplier: what the shares of the honest sites alone amount to, over the L2 bound on one
+        patient after rounding. `distributed.noise_share` makes shares that keep it.
+    sampling_rate, steps, errors: as for `DpSgd`.
+
+    It is priced by RDP at whole orders only: that is what is proved for discrete noise under
+    Poisson sampling (docs/privacy-accounting.md).
+    """
+
+
+Mechanism = DpSgd | DistributedDpSgd
+
+
+def merge(mechanisms: Iterable[Mechanism]) -> tuple[Mechanism, ...]:
     """Add up the steps of equal mechanisms; sorted, so that the order of release is forgotten.
 
     Composition does not depend on the order, and one self-composed mechanism is far cheaper to
     price than its steps one by one.
     """
-    steps: dict[tuple[float, float], int] = {}
-    first: dict[tuple[float, float], DpSgd] = {}
+    steps: dict[tuple[str, float, float], int] = {}
+    first: dict[tuple[str, float, float], Mechanism] = {}
     for m in mechanisms:
-        key = (m.sampling_rate, m.noise_multiplier)
+        key = (type(m).__name__, m.sampling_rate, m.noise_multiplier)
         steps[key] = steps.get(key, 0) + m.steps
         first.setdefault(key, m)
-    return tuple(sorted(replace(m, steps=steps[key]) for key, m in first.items()))
+    return tuple(replace(first[key], steps=steps[key]) for key in sorted(first))
 
 
 def gradient_noise_multiplier(noise_multiplier: float, count_noise: float) -> float:

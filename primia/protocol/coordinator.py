@@ -10,12 +10,14 @@ commands it gets back, in order. An event that is refused raises PeerError and c
     SHARES          SealedShares         those who advertised: n   max(t(n), quorum)
     MASKED_UPDATE   UpdateArrived        those who shared          max(t(n), quorum)
     SURVIVORS       SurvivorSignature    those who arrived         t(n)
-    UNMASKING       RevealedShares       those who signed          t(n)
+    UNMASKING       RevealedShares       those who signed          t(n), and of each site's
+                                                                   neighbours the graph's t
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -58,12 +60,13 @@ from primia.protocol.session import (
     advert_statement,
     session_id,
     survivor_statement,
-    threshold,
 )
-from primia.protocol.unmasking import MaskedSum, unmask
+from primia.protocol.unmasking import MaskedSums, unmask
 from primia.secagg.keys import KEY_BYTES, check_public_key
+from primia.secagg.packing import Packed, add_packed
 from primia.secagg.sealing import SEALED_BYTES
 from primia.secagg.shares import SHARE_BYTES
+from primia.secagg.topology import Topology, threshold
 from primia.types import Ring, SiteId
 
 AWAITED: Mapping[Phase, type] = {
@@ -87,7 +90,8 @@ _TIME_UP = "time ran out"
 class CoordinatorRound:
     """One attempt at one round. `start` once, then `handle` each event.
 
-    Holds one vector, whatever the number of sites: updates are summed as they arrive.
+    Holds one vector for each group, whatever the number of sites: updates are summed as they
+    arrive.
     """
 
     def __init__(self, terms: RoundTerms, now: float) -> None:
@@ -101,7 +105,7 @@ class CoordinatorRound:
         self._phase_began = self._active_at = now
         self._quorum_at: float | None = None
         self._cohort: tuple[SiteId, ...] = ()
-        self._session = b""
+        self._topology = Topology(b"", ())
         # Everything taken so far, by kind and site: what a repeat is compared with. Of a
         # vector only its SHA-256 is kept.
         self._taken: dict[tuple[type, SiteId], Answer | bytes] = {}
@@ -109,8 +113,9 @@ class CoordinatorRound:
         self._sealed: dict[SiteId, SealedShares] = {}
         self._signatures: dict[SiteId, bytes] = {}
         self._revealed: dict[SiteId, RevealedShares] = {}
+        self._opened: Counter[SiteId] = Counter()  # neighbours that revealed, by owner
         self._masked_among: tuple[SiteId, ...] = ()
-        self._sum: Ring = np.zeros(0, np.uint32)
+        self._sums: tuple[Ring, ...] = ()
 
     def __repr__(self) -> str:
         return f"CoordinatorRound({self.terms.round}, phase={self.phase.value!r})"
@@ -120,7 +125,7 @@ class CoordinatorRound:
     @property
     def session(self) -> bytes:
         """Names this round's exchange of keys; empty before all keys are there."""
-        return self._session
+        return self._topology.session
 
     @property
     def answered(self) -> tuple[SiteId, ...]:
@@ -172,8 +177,8 @@ class CoordinatorRound:
         match event:
             case Answered(site, answer):
                 accepted = self._take(site, answer)
-            case UpdateArrived(site, masked):
-                accepted = self._take_update(site, masked)
+            case UpdateArrived(site, packed):
+                accepted = self._take_update(site, packed)
             case Progress(site):
                 accepted = site in self._expected - self._answered
             case SiteLost(site):
@@ -212,23 +217,28 @@ class CoordinatorRound:
             case RevealedShares():
                 self._check_revealed(site, answer)
                 self._revealed[site] = answer
+                self._opened.update([*answer.self_seeds, *answer.mask_keys])
         self._taken[kind, site] = answer
         self._answered.add(site)
         return True
 
-    def _take_update(self, site: SiteId, masked: Ring) -> bool:
-        """Fold one masked vector into the sum; False if it is a repeat. Raises PeerError."""
-        if masked.dtype != np.uint32 or masked.shape != (self.terms.vector_length,):
+    def _take_update(self, site: SiteId, packed: Packed) -> bool:
+        """Fold a site's packed vectors into its group's sum; False if it is a repeat.
+
+        Raises PeerError.
+        """
+        expected = self.terms.layout.wire_bytes
+        if len(packed) != expected:
             raise PeerError(
-                f"vector of {site}: got {masked.dtype}{masked.shape}, need "
-                f"uint32({self.terms.vector_length},); check that both sides run one version"
+                f"vectors of {site}: got {len(packed)} bytes, need {expected}; check that both "
+                "sides run one version"
             )
-        digest = hashlib.sha256(np.ascontiguousarray(masked).data).digest()
+        digest = hashlib.sha256(packed).digest()
         if (UpdateArrived, site) in self._taken:
             self._refuse_unless_same(UpdateArrived, site, digest)
             return False
         self._refuse_unless_awaited(site, UpdateArrived)
-        self._sum += masked  # unsigned, so it wraps modulo 2^32
+        add_packed(self._sums[self._topology.group_of(site)], packed, self.terms.layout)
         self._taken[UpdateArrived, site] = digest
         self._answered.add(site)
         return True
@@ -258,21 +268,23 @@ class CoordinatorRound:
 
     def _check_sealed(self, site: SiteId, answer: SealedShares) -> None:
         self._check_session(site, answer.session)
-        if set(answer.sealed) != set(self._adverts) - {site} or any(
+        if set(answer.sealed) != set(self._topology.holders(site)) - {site} or any(
             len(c) != SEALED_BYTES for c in answer.sealed.values()
         ):
-            raise PeerError(f"sealed shares of {site}: not one for each other site")
+            raise PeerError(f"sealed shares of {site}: not one for each neighbour")
 
     def _check_signature(self, site: SiteId, answer: SurvivorSignature) -> None:
         self._check_session(site, answer.session)
-        statement = survivor_statement(self._session, self._masked_among, self.contributors)
+        statement = survivor_statement(self.session, self._masked_among, self.contributors)
         if not self.terms.verify(site, statement, answer.signature):
             raise PeerError(f"survivor list of {site}: the signature does not hold")
 
     def _check_revealed(self, site: SiteId, answer: RevealedShares) -> None:
         self._check_session(site, answer.session)
-        lost = set(self._masked_among) - set(self.contributors)
-        if set(answer.self_seeds) != set(self.contributors) or set(answer.mask_keys) != lost:
+        owners = set(self._topology.holders(site))
+        alive = owners & set(self.contributors)
+        lost = owners & set(self._masked_among) - alive
+        if set(answer.self_seeds) != alive or set(answer.mask_keys) != lost:
             raise PeerError(f"shares of {site}: not one kind for each peer as signed")
         if any(
             len(s) != SHARE_BYTES for m in (answer.self_seeds, answer.mask_keys) for s in m.values()
@@ -280,7 +292,7 @@ class CoordinatorRound:
             raise PeerError(f"shares of {site}: malformed")
 
     def _check_session(self, site: SiteId, session: bytes) -> None:
-        if session != self._session:
+        if session != self.session:
             raise PeerError(f"{site} answered for another session; it should drop this round")
 
     # --- moving on ---
@@ -311,11 +323,16 @@ class CoordinatorRound:
         if self._quorum_at is None:
             self._quorum_at = now
         if self.phase is Phase.UNMASKING:
-            return self._finish(now)
+            over = self._answered == self._expected or self._time_is_up(now)
+            return self._finish(now) if self._can_open or over else []
         if self._answered < self._expected and not self._time_is_up(now):
             return []
         for site in self._expected - self._answered:
             self._drop(site, "no answer in time")
+        if self.phase in (Phase.SHARES, Phase.MASKED_UPDATE):
+            short = self._topology.short_group(self._answered)
+            if short is not None:
+                return self._abort(f"a group has only {len(short)} sites left")
         return self._enter_next(now)
 
     def _time_is_up(self, now: float) -> bool:
@@ -334,22 +351,23 @@ class CoordinatorRound:
             case Phase.KEYS:
                 adverts = tuple(self._adverts[s] for s in came)
                 self._adverts = {a.site: a for a in adverts}
-                self._session = session_id(round_id, self._cohort, adverts)
+                session = session_id(round_id, self._cohort, adverts)
+                self._topology = Topology(session, came, self.terms.groups)
                 order = {s: ShareSecrets(round_id, adverts) for s in came}
                 self.phase = Phase.SHARES
             case Phase.SHARES:
                 self._masked_among = came
-                self._sum = np.zeros(self.terms.vector_length, np.uint32)
+                words = self.terms.layout.length
+                self._sums = tuple(np.zeros(words, np.uint32) for _ in range(self.terms.groups))
                 order = {s: self._sealed_for(s) for s in came}
                 self._sealed.clear()
                 self.phase = Phase.MASKED_UPDATE
             case Phase.MASKED_UPDATE:
                 self.contributors = came
-                order = {s: SignSurvivors(round_id, self._session, came) for s in came}
+                order = {s: SignSurvivors(round_id, self.session, came) for s in came}
                 self.phase = Phase.SURVIVORS
             case _:
-                signed = {s: self._signatures[s] for s in came}
-                order = {s: Reveal(round_id, self._session, signed) for s in came}
+                order = {s: self._reveal_for(s) for s in came}
                 self.phase = Phase.UNMASKING
         self._expected = set(came) - set(self._dropped)
         self._answered = set()
@@ -358,20 +376,34 @@ class CoordinatorRound:
         return self._tell(order)
 
     def _sealed_for(self, site: SiteId) -> SendMasked:
-        sealed = {s: self._sealed[s].sealed[site] for s in self._masked_among if s != site}
-        return SendMasked(self.terms.round, self._session, sealed)
+        neighbours = set(self._topology.holders(site)) & set(self._masked_among) - {site}
+        sealed = {s: self._sealed[s].sealed[site] for s in sorted(neighbours)}
+        return SendMasked(self.terms.round, self.session, self._masked_among, sealed)
+
+    def _reveal_for(self, site: SiteId) -> Reveal:
+        signers = set(self._topology.holders(site)) & self._answered
+        signatures = {s: self._signatures[s] for s in sorted(signers)}
+        return Reveal(self.terms.round, self.session, signatures)
+
+    @property
+    def _can_open(self) -> bool:
+        """Whether enough of each site's neighbours have revealed what they hold of it."""
+        t = self._topology.threshold
+        return all(self._opened[owner] >= t for owner in self._masked_among)
 
     def _finish(self, now: float) -> list[Command]:
         """Unmask with the shares at hand; if one is wrong, wait for more while they may come."""
-        masked = MaskedSum(
-            session=self._session,
-            total=self._sum,
+        masked = MaskedSums(
+            totals=self._sums,
+            layout=self.terms.layout,
+            topology=self._topology,
             adverts=self._adverts,
             masked_among=self._masked_among,
             survivors=self.contributors,
+            cipher=self.terms.cipher,
         )
         try:
-            wrong = unmask(masked, self._revealed)
+            wrong = unmask(masked, self._revealed, threads=self.terms.threads)
         except RoundFailed as err:
             if self._answered < self._expected and not self._time_is_up(now):
                 return []
@@ -379,7 +411,8 @@ class CoordinatorRound:
         for site in wrong:
             self._dropped[site] = Dropped(site, self.phase, "revealed a wrong share")
         self.phase = Phase.DONE
-        commit = Commit(self._sum, self.contributors)
+        groups = self._topology.survivors_by_group(self.contributors)
+        commit = Commit(self._sums, groups, self.contributors)
         return [commit, *self._close(Outcome.COMMITTED, "")]
 
     def _abort(self, why: str) -> list[Command]:
@@ -400,7 +433,7 @@ class CoordinatorRound:
 
     def _close(self, outcome: Outcome, reason: str) -> list[Command]:
         """Forget what the round was made of and let every invited site do the same."""
-        self._sum = np.zeros(0, np.uint32)
+        self._sums = ()
         self._revealed.clear()
         closed = Closed(self.terms.round, outcome, reason)
         return self._tell(dict.fromkeys(self.terms.invited, closed))

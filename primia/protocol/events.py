@@ -8,6 +8,8 @@ from enum import StrEnum
 
 from primia.protocol.messages import Answer, Instruction, RoundId
 from primia.protocol.session import SMALLEST_COHORT
+from primia.secagg.layout import Layout
+from primia.secagg.packing import Packed
 from primia.types import Ring, SiteId
 
 Verify = Callable[[SiteId, bytes, bytes], bool]
@@ -34,7 +36,9 @@ class RoundTerms:
     deadline_s: local training ends; it also bounds every later stage as a whole.
     grace_s: wait for the rest once `quorum` sites are ready.
     stage_timeout_s: silence that ends a stage after training.
-    vector_length: coordinates of the one masked vector.
+    layout: the vectors that each site sends, side by side.
+    cipher: what expands the masks. groups: how many sums are made, each of 3 sites or more.
+    threads: that may work on the masks at the end.
     """
 
     round: RoundId
@@ -43,7 +47,10 @@ class RoundTerms:
     deadline_s: float
     grace_s: float
     stage_timeout_s: float
-    vector_length: int
+    layout: Layout
+    cipher: str = "aes-256-ctr"
+    groups: int = 1
+    threads: int = 1
     verify: Verify = field(repr=False)
 
     def __post_init__(self) -> None:
@@ -54,8 +61,12 @@ class RoundTerms:
                 f"quorum {self.quorum} of {len(self.invited)} sites: need at least "
                 f"{SMALLEST_COHORT} and at most all of them"
             )
-        if self.vector_length < 1 or not min(self.deadline_s, self.stage_timeout_s) > 0:
-            raise ValueError("vector_length, deadline_s and stage_timeout_s must be above 0")
+        if not min(self.deadline_s, self.stage_timeout_s) > 0:
+            raise ValueError("deadline_s and stage_timeout_s must be above 0")
+        if self.groups < 1 or len(self.invited) < self.groups * SMALLEST_COHORT:
+            raise ValueError(
+                f"{self.groups} groups of {len(self.invited)} sites: each needs {SMALLEST_COHORT}"
+            )
 
 
 # --- events ------------------------------------------------------------------------------------
@@ -71,10 +82,13 @@ class Answered:
 
 @dataclass(frozen=True)
 class UpdateArrived:
-    """A whole masked vector is here and its digest was checked; uint32, shape (d,)."""
+    """All of a site's masked vectors are here, packed, and their digest was checked.
+
+    packed: bytes of any buffer, as `secagg.packing` writes them; read once, never kept.
+    """
 
     site: SiteId
-    masked: Ring = field(repr=False)
+    packed: Packed = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -112,9 +126,13 @@ class Tell:
 
 @dataclass(frozen=True)
 class Commit:
-    """The plain sum over exactly `contributors`, modulo 2^32; make it durable, then go on."""
+    """The plain sum of each group, in the rings of the layout; make them durable, then go on.
 
-    total: Ring = field(repr=False)
+    groups: whose vectors are in which sum, sorted; together they are `contributors`.
+    """
+
+    totals: tuple[Ring, ...] = field(repr=False)
+    groups: tuple[tuple[SiteId, ...], ...]
     contributors: tuple[SiteId, ...]
 
 

@@ -28,9 +28,15 @@ from primia.types import Digest, SiteId
 
 
 class RoundKind(StrEnum):
-    """What a site contributes: an update and metrics, or metrics of the last model alone."""
+    """What a site contributes.
+
+    TRAIN: an update, and metrics of the model that the round starts from. EVALUATE: metrics of the
+    last model alone. RETRAIN: an update alone, from a model to which the study returned; it was
+    counted before, and no model is counted in two sums.
+    """
 
     TRAIN = "train"
+    RETRAIN = "retrain"
     EVALUATE = "evaluate"
 
 
@@ -78,7 +84,7 @@ class AdvertiseKeys:
 
 @dataclass(frozen=True)
 class ShareSecrets:
-    """All signed keys of the round; check each, then share both secrets among their owners."""
+    """All signed keys of the round; check them, then share both secrets among the neighbours."""
 
     round: RoundId
     adverts: tuple[KeyAdvert, ...]  # sorted by site
@@ -86,11 +92,15 @@ class ShareSecrets:
 
 @dataclass(frozen=True)
 class SendMasked:
-    """The sealed shares that the other sites made for this one; mask for exactly these peers."""
+    """Who shared its secrets, and what this site's neighbours sealed for it; mask now.
+
+    among: all sites that shared, sorted, this one among them.
+    """
 
     round: RoundId
     session: bytes
-    sealed: Mapping[SiteId, bytes]  # sender → ciphertext; without this site itself
+    among: tuple[SiteId, ...]
+    sealed: Mapping[SiteId, bytes]  # neighbour → ciphertext; without this site itself
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,7 @@ class SignSurvivors:
 
 @dataclass(frozen=True)
 class Reveal:
-    """At least t signatures over the one survivor list; open one kind of share per peer."""
+    """At least t neighbours' signatures over the one survivor list; open one share per peer."""
 
     round: RoundId
     session: bytes
@@ -155,7 +165,7 @@ class KeyAdvert:
 
 @dataclass(frozen=True)
 class SealedShares:
-    """Shares of both secrets of the sender, one ciphertext for each other site."""
+    """Shares of both secrets of the sender, one ciphertext for each neighbour."""
 
     round: RoundId
     session: bytes
@@ -173,7 +183,7 @@ class SurvivorSignature:
 
 @dataclass(frozen=True)
 class RevealedShares:
-    """For each survivor a share of its self seed, for each dropped site one of its mask key.
+    """For each surviving neighbour a share of its self seed, for each lost one of its mask key.
 
     One peer stands in one of the two mappings at most; a site that answered with both would
     open that peer's update.

@@ -1,4 +1,4 @@
-"""What both sides must compute alike: signed statements, the session id, the threshold.
+"""What both sides must compute alike: signed statements and the session id.
 
 Every statement opens with its own label and is length-prefixed throughout, so no byte string
 can be read as two different statements.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 
 from primia.errors import PeerError
 from primia.protocol.messages import KeyAdvert, RoundId
@@ -17,21 +18,9 @@ from primia.types import SiteId
 SMALLEST_COHORT = 3
 """With two sites in a sum, each knows the other's term."""
 
-VECTOR_NAME = "round vector"
-"""Name of the one masked vector of a session, bound into every mask key."""
-
-_ADVERT = b"primia round v1 key advert"
-_SESSION = b"primia round v1 session"
-_SURVIVORS = b"primia round v1 survivors"
-
-
-def threshold(sites: int) -> int:
-    """Shares that open a secret: t = floor(2n/3) + 1.
-
-    An honest site opens one kind of share per peer, a colluding one both. A victim is opened
-    both ways only if 2t <= n + c, so this t covers c < n/3 colluding sites.
-    """
-    return 2 * sites // 3 + 1
+_ADVERT = b"primia round v2 key advert"
+_SESSION = b"primia round v2 session"
+_SURVIVORS = b"primia round v2 survivors"
 
 
 def round_bytes(round_id: RoundId) -> bytes:
@@ -47,9 +36,9 @@ def round_bytes(round_id: RoundId) -> bytes:
     )
 
 
-def advert_statement(advert: KeyAdvert, cohort: Iterable[SiteId]) -> bytes:
+def advert_statement(advert: KeyAdvert, cohort: tuple[SiteId, ...]) -> bytes:
     """What a site signs about its keys: for this round, this model and exactly this cohort."""
-    return framed(_ADVERT, round_bytes(advert.round), _names(cohort), _public_part(advert))
+    return framed(_ADVERT, round_bytes(advert.round), _digest(cohort), _public_part(advert))
 
 
 def session_id(round_id: RoundId, cohort: Iterable[SiteId], adverts: Iterable[KeyAdvert]) -> bytes:
@@ -76,6 +65,11 @@ def survivor_statement(
 
 def _names(sites: Iterable[SiteId]) -> bytes:
     return framed(*(site.encode() for site in sorted(sites)))
+
+
+@lru_cache(maxsize=8)  # one cohort is in each of its sites' statements
+def _digest(cohort: tuple[SiteId, ...]) -> bytes:
+    return hashlib.sha256(_names(cohort)).digest()
 
 
 def _public_part(advert: KeyAdvert) -> bytes:

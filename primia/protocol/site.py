@@ -51,7 +51,6 @@ from primia.protocol.session import (
     advert_statement,
     session_id,
     survivor_statement,
-    threshold,
 )
 from primia.protocol.site_events import (
     CannotTakePart,
@@ -68,7 +67,9 @@ from primia.protocol.site_events import (
     Upload,
 )
 from primia.protocol.site_secrets import Entropy, SiteSecrets
-from primia.secagg.keys import KEY_BYTES, check_public_key
+from primia.secagg.keys import KEY_BYTES
+from primia.secagg.layout import Layout
+from primia.secagg.topology import Topology, threshold
 from primia.types import Ring, SiteId
 
 
@@ -106,6 +107,7 @@ TAKES: Mapping[type, SitePhase] = {
 class SiteRound:
     """One attempt at one round at site `me`.
 
+    layout: the vectors that UpdateReady brings, from the signed plan; so are cipher and groups.
     floor: the site's own smallest cohort, at least 3; the coordinator cannot lower it.
     plan_floor: the smallest sum that every site of the signed plan agrees to (its quorum).
     roster: the sites of the signed plan. verify(site, statement, signature) must check against
@@ -121,6 +123,7 @@ class SiteRound:
         *,
         me: SiteId,
         round: RoundId,
+        layout: Layout,
         floor: int,
         plan_floor: int = SMALLEST_COHORT,
         roster: Collection[SiteId],
@@ -129,12 +132,17 @@ class SiteRound:
         entropy: Entropy,
         last_attempt: int = 0,
         signed_before: Collection[SiteId] | None = None,
+        cipher: str = "aes-256-ctr",
+        groups: int = 1,
+        threads: int = 1,
     ) -> None:
         if floor < SMALLEST_COHORT or me not in roster:
             raise ValueError(f"floor {floor} (at least {SMALLEST_COHORT}), {me} in the roster")
         self.me = me
         self.round = round
         self.phase = SitePhase.FRESH
+        self._layout, self._cipher, self._threads = layout, cipher, threads
+        self._groups = groups
         self._own_floor = floor
         self._plan_floor = plan_floor
         self._floor = max(floor, plan_floor)
@@ -147,8 +155,7 @@ class SiteRound:
         self._secrets: SiteSecrets | None = None
         self._cohort: tuple[SiteId, ...] = ()
         self._advert: KeyAdvert | None = None
-        self._adverts: dict[SiteId, KeyAdvert] = {}
-        self._session = b""
+        self._topology: Topology | None = None
         self._masked_among: tuple[SiteId, ...] = ()
         self._survivors: tuple[SiteId, ...] = ()
 
@@ -200,15 +207,12 @@ class SiteRound:
                 return self._advertise(cohort)
             case ShareSecrets(adverts=adverts):
                 return self._share(adverts)
-            case SendMasked(session=session, sealed=sealed):
-                self._check_session(session)
-                return self._mask(sealed)
+            case SendMasked(session=session, among=among, sealed=sealed):
+                return self._mask(self._graph(session), among, sealed)
             case SignSurvivors(session=session, survivors=survivors):
-                self._check_session(session)
-                return self._sign_survivors(survivors)
+                return self._sign_survivors(self._graph(session), survivors)
             case Reveal(session=session, signatures=signatures):
-                self._check_session(session)
-                return self._reveal(signatures)
+                return self._reveal(self._graph(session), signatures)
             case _:
                 raise PeerError(f"{type(instruction).__name__} is no instruction of a round")
 
@@ -218,8 +222,12 @@ class SiteRound:
         """Also taken before Train: a restarted worker may have the update on disk already."""
         if self.phase not in (SitePhase.FRESH, SitePhase.TRAINING):
             raise PeerError(f"an update came while this site is at {self.phase.value}")
-        if vector.dtype != np.uint32 or vector.ndim != 1 or not vector.flags.writeable:
-            raise ValueError(f"vector: {vector.dtype}{vector.shape}; need flat, writable uint32")
+        fits = vector.dtype == np.uint32 and vector.shape == (self._layout.length,)
+        if not fits or not vector.flags.writeable:
+            raise ValueError(
+                f"vector: {vector.dtype}{vector.shape}; need writable uint32 "
+                f"({self._layout.length},)"
+            )
         self._vector = np.ascontiguousarray(vector)
         return self._local_answer(Ready(self.round), SitePhase.READY)
 
@@ -264,24 +272,30 @@ class SiteRound:
         names = tuple(a.site for a in adverts)
         least = max(self._floor, threshold(len(self._cohort)))
         self._check_names("key list", names, within=self._cohort, least=least)
-        self._check_own_floor(len(names))
+        session = session_id(self.round, self._cohort, adverts)
+        self._topology = Topology(session, names, self._groups)
+        self._check_own_floor(self._topology)
+        neighbours = set(self._topology.holders(self.me)) - {self.me}
         for advert in adverts:
             self._check_advert(advert)
         if len({key for a in adverts for key in (a.mask_key, a.seal_key)}) < 2 * len(adverts):
             raise PeerError("two advertised keys are the same; round left")
-        self._adverts = {a.site: a for a in adverts}
-        self._session = session_id(self.round, self._cohort, adverts)
-        sealed = secrets.share(self._adverts, session=self._session, entropy=self._entropy)
+        secrets.meet(a for a in adverts if a.site in neighbours)
+        sealed = secrets.share(self._topology, self._entropy)
         self.phase = SitePhase.SHARED
-        return [Send(SealedShares(self.round, self._session, sealed))]
+        return [Send(SealedShares(self.round, session, sealed))]
 
-    def _check_own_floor(self, sites: int) -> None:
-        """Leave in time: after the upload, t others could open a sum this site would not sign."""
+    def _check_own_floor(self, topology: Topology) -> None:
+        """Leave in time: after the upload, the others could open a sum this site would not sign."""
+        sites = len(topology.sites)
         smallest = max(threshold(sites), self._plan_floor)
+        if topology.group_count > 1:
+            smallest = min(threshold(len(group)) for group in topology.groups)
         if self._own_floor > smallest:
             raise PolicyRefused(
-                f"with {sites} sites a sum of {smallest} can be opened, this site's rules ask for "
-                f"{self._own_floor}; invite more sites or raise the plan's quorum"
+                f"with {sites} sites in {topology.group_count} group(s) a sum of {smallest} can be "
+                f"opened, this site's rules ask for {self._own_floor}; invite more sites, raise "
+                "the plan's quorum or make fewer groups"
             )
 
     def _check_advert(self, advert: KeyAdvert) -> None:
@@ -291,8 +305,6 @@ class SiteRound:
             return
         if advert.round != self.round or len(advert.seed_commitment) != KEY_BYTES:
             raise PeerError(f"keys of {advert.site} are for another round or malformed; round left")
-        check_public_key(advert.mask_key)
-        check_public_key(advert.seal_key)
         if not self._verify(advert.site, advert_statement(advert, self._cohort), advert.signature):
             raise PeerError(
                 f"keys of {advert.site}: its signature does not hold for this round, model and "
@@ -301,71 +313,106 @@ class SiteRound:
 
     # --- the masked vector ---
 
-    def _mask(self, sealed: Mapping[SiteId, bytes]) -> list[Command]:
-        secrets, vector = self._need_secrets(), self._vector
-        if vector is None:
+    def _mask(
+        self, topology: Topology, among: tuple[SiteId, ...], sealed: Mapping[SiteId, bytes]
+    ) -> list[Command]:
+        secrets, words = self._need_secrets(), self._vector
+        if words is None:
             raise PeerError("there is no update to mask; round left")
-        among = tuple(sorted({*sealed, self.me}))
-        least = max(self._floor, threshold(len(self._adverts)))
-        if self.me in sealed:
-            raise PeerError("the coordinator sent this site shares of itself; round left")
-        self._check_names("mask partners", among, within=self._adverts, least=least)
+        self._check_sum("mask partners", among, topology, within=topology.sites)
+        near = set(topology.holders(self.me)) & set(among)
+        if set(sealed) != near - {self.me}:
+            raise PeerError("the sealed shares are not one from each neighbour; round left")
+        if len(near) < topology.threshold:
+            # The others may have been told otherwise, and could open what few masks cover.
+            raise PolicyRefused(
+                f"{len(near) - 1} of this site's neighbours shared their secrets, "
+                f"{topology.threshold - 1} are needed for their masks to cover it; run the round "
+                "again"
+            )
         if self._signed_before is not None and self._signed_before != set(among):
             # Before the upload: afterwards the others could open it without this site.
             raise PromisedElsewhere(
                 "this update was signed for a sum with other sites already; it joins only those"
             )
-        secrets.take_shares(sealed, self._adverts, session=self._session)
+        secrets.take_shares(sealed, session=topology.session)
         self._masked_among = among
-        secrets.mask_in_place(vector, among, self._adverts, session=self._session)
-        vector.flags.writeable = False
+        secrets.mask_in_place(
+            words,
+            self._layout,
+            sorted(set(topology.partners(self.me)) & set(among)),
+            session=topology.session,
+            cipher=self._cipher,
+            threads=self._threads,
+        )
+        words.flags.writeable = False
         self.phase = SitePhase.UPLOADED
-        return [Upload(vector)]
+        return [Upload(words)]
 
     # --- survivors and opening ---
 
-    def _sign_survivors(self, survivors: tuple[SiteId, ...]) -> list[Command]:
-        least = max(self._floor, threshold(len(self._adverts)))
-        self._check_names("survivors", survivors, within=self._masked_among, least=least)
+    def _sign_survivors(self, topology: Topology, survivors: tuple[SiteId, ...]) -> list[Command]:
+        self._check_sum("survivors", survivors, topology, within=self._masked_among)
         if self._signed_before is not None and self._signed_before != set(survivors):
             raise PromisedElsewhere(
                 "this update was signed for a sum with other sites already; two such sums would "
                 "give away the difference"
             )
         self._survivors = survivors
-        signature = self._sign(survivor_statement(self._session, self._masked_among, survivors))
+        session = topology.session
+        signature = self._sign(survivor_statement(session, self._masked_among, survivors))
         self.phase = SitePhase.SIGNED
         return [
-            Remember(SurvivorsSigned(self.round, self._session, survivors)),
-            Send(SurvivorSignature(self.round, self._session, signature)),
+            Remember(SurvivorsSigned(self.round, session, survivors)),
+            Send(SurvivorSignature(self.round, session, signature)),
         ]
 
-    def _reveal(self, signatures: Mapping[SiteId, bytes]) -> list[Command]:
-        secrets = self._need_secrets()
-        needed = threshold(len(self._adverts))
-        if not set(signatures) <= set(self._survivors) or len(signatures) < needed:
+    def _reveal(self, topology: Topology, signatures: Mapping[SiteId, bytes]) -> list[Command]:
+        secrets, session = self._need_secrets(), topology.session
+        neighbours = set(topology.holders(self.me))
+        signers = neighbours & set(self._survivors)
+        if not set(signatures) <= signers or len(signatures) < topology.threshold:
             raise PeerError(
-                f"{len(signatures)} signatures for the survivors, need {needed} of them; round left"
+                f"{len(signatures)} signatures for the survivors, need {topology.threshold} of "
+                "this site's neighbours among them; round left"
             )
-        statement = survivor_statement(self._session, self._masked_among, self._survivors)
+        statement = survivor_statement(session, self._masked_among, self._survivors)
         for site, signature in signatures.items():
             if not self._verify(site, statement, signature):
                 raise PeerError(f"{site} did not sign the survivors this site signed; round left")
-        lost = tuple(s for s in self._masked_among if s not in self._survivors)
+        alive = tuple(s for s in self._survivors if s in neighbours)
+        lost = tuple(
+            s for s in self._masked_among if s in neighbours and s not in set(self._survivors)
+        )
         opened = RevealedShares(
             self.round,
-            self._session,
-            self_seeds=secrets.seed_shares(self._survivors),
+            session,
+            self_seeds=secrets.seed_shares(alive),
             mask_keys=secrets.key_shares(lost),
         )
         self._secrets = None  # each peer was opened one way; the other way is gone for good
         self.phase = SitePhase.REVEALED
-        return [
-            Remember(SharesRevealed(self.round, self._session, self._survivors, lost)),
-            Send(opened),
-        ]
+        return [Remember(SharesRevealed(self.round, session, alive, lost)), Send(opened)]
 
     # --- small things ---
+
+    def _check_sum(
+        self,
+        what: str,
+        names: tuple[SiteId, ...],
+        topology: Topology,
+        *,
+        within: Collection[SiteId],
+    ) -> None:
+        """Sites that will be in a sum: two thirds of all, and no group too small to hide in."""
+        least = max(self._floor, threshold(len(topology.sites)))
+        self._check_names(what, names, within=within, least=least)
+        short = topology.short_group(names)
+        if short is not None:
+            raise PolicyRefused(
+                f"{what}: {len(short)} sites of a group are too few for none to be seen alone; "
+                "make fewer groups or wait for more sites"
+            )
 
     def _check_names(
         self, what: str, names: tuple[SiteId, ...], *, within: Collection[SiteId], least: int
@@ -383,9 +430,11 @@ class SiteRound:
                 f"{what}: {len(names)} sites, this site's rules ask for {least}; invite more sites"
             )
 
-    def _check_session(self, session: bytes) -> None:
-        if session != self._session:
+    def _graph(self, session: bytes) -> Topology:
+        """The session's graph, once its keys are known. Raises PeerError for another session."""
+        if self._topology is None or session != self._topology.session:
             raise PeerError("the instruction is for another session; round left")
+        return self._topology
 
     def _need_secrets(self) -> SiteSecrets:
         if self._secrets is None:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from primia.protocol.messages import KeyAdvert, RoundId
-from primia.protocol.session import VECTOR_NAME, threshold
 from primia.secagg import keys, shares
+from primia.secagg.layout import Layout
 from primia.secagg.masks import Mask, apply_masks, pair_mask
 from primia.secagg.sealing import SharePair, seal, unseal
+from primia.secagg.topology import Topology
 from primia.types import Ring, SiteId
 
 Entropy = Callable[[int], bytes]
@@ -17,8 +18,16 @@ Entropy = Callable[[int], bytes]
 
 
 @dataclass(frozen=True)
+class PeerSecrets:
+    """The X25519 secrets with one neighbour, 32 bytes each."""
+
+    mask: bytes = field(repr=False)
+    seal: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
 class SiteSecrets:
-    """Two key pairs, the self seed, and the shares this site holds of everybody's secrets.
+    """Two key pairs, the self seed, and the shares this site holds of its neighbours' secrets.
 
     Lives in memory only and never longer than the session. Python cannot promise to wipe
     bytes; dropping the last reference is what it offers.
@@ -28,6 +37,7 @@ class SiteSecrets:
     mask: keys.KeyPair = field(repr=False)
     seal: keys.KeyPair = field(repr=False)
     self_seed: bytes = field(repr=False)
+    peers: dict[SiteId, PeerSecrets] = field(default_factory=dict, repr=False)
     held: dict[SiteId, SharePair] = field(default_factory=dict, repr=False)
 
     @staticmethod
@@ -35,7 +45,7 @@ class SiteSecrets:
         """Fresh secrets for one session."""
         return SiteSecrets(
             me=me,
-            mask=keys.key_pair(draw(entropy, keys.KEY_BYTES)),
+            mask=keys.key_pair(keys.clamp(draw(entropy, keys.KEY_BYTES))),
             seal=keys.key_pair(draw(entropy, keys.KEY_BYTES)),
             self_seed=draw(entropy, keys.KEY_BYTES),
         )
@@ -51,15 +61,22 @@ class SiteSecrets:
             signature=b"",
         )
 
-    def share(
-        self, adverts: Mapping[SiteId, KeyAdvert], *, session: bytes, entropy: Entropy
-    ) -> dict[SiteId, bytes]:
-        """Share both secrets among all sites with keys; this site's own share is kept.
+    def meet(self, neighbours: Iterable[KeyAdvert]) -> None:
+        """Agree on both secrets with each neighbour, once for the whole session.
 
-        Returns one ciphertext for each other site.
+        Raises PeerError for a key of small order.
         """
-        holders = sorted(adverts)
-        t = threshold(len(holders))
+        for advert in neighbours:
+            self.peers[advert.site] = PeerSecrets(
+                mask=self.mask.agree(advert.mask_key), seal=self.seal.agree(advert.seal_key)
+            )
+
+    def share(self, topology: Topology, entropy: Entropy) -> dict[SiteId, bytes]:
+        """Share both secrets among this site's holders, once it met them; its own share is kept.
+
+        Returns one ciphertext for each other holder.
+        """
+        holders, t = topology.holders(self.me), topology.threshold
 
         def split(secret: bytes) -> list[bytes]:
             coefficients = draw(entropy, shares.entropy_bytes(t))
@@ -72,50 +89,44 @@ class SiteSecrets:
             if holder == self.me:
                 self.held[holder] = pair
                 continue
-            secret = keys.agree(self.seal.private, adverts[holder].seal_key)
-            sealed[holder] = seal(pair, secret, session=session, sender=self.me, receiver=holder)
+            secret = self.peers[holder].seal
+            sealed[holder] = seal(
+                pair, secret, session=topology.session, sender=self.me, receiver=holder
+            )
         return sealed
 
-    def take_shares(
-        self,
-        sealed: Mapping[SiteId, bytes],
-        adverts: Mapping[SiteId, KeyAdvert],
-        *,
-        session: bytes,
-    ) -> None:
+    def take_shares(self, sealed: Mapping[SiteId, bytes], *, session: bytes) -> None:
         """Open and keep what the others made for this site. Raises PeerError if one won't open."""
         for peer, ciphertext in sealed.items():
-            secret = keys.agree(self.seal.private, adverts[peer].seal_key)
+            secret = self.peers[peer].seal
             self.held[peer] = unseal(
                 ciphertext, secret, session=session, sender=peer, receiver=self.me
             )
 
     def mask_in_place(
         self,
-        vector: Ring,
-        among: Collection[SiteId],
-        adverts: Mapping[SiteId, KeyAdvert],
+        words: Ring,
+        layout: Layout,
+        partners: Collection[SiteId],
         *,
         session: bytes,
+        cipher: str,
+        threads: int = 1,
     ) -> None:
-        """Add this site's own mask, and one for each partner in `among`."""
-        own = keys.self_mask_key(
-            self.self_seed, session=session, owner=self.me, vector=VECTOR_NAME, length=vector.size
-        )
-        masks = [Mask(own)]
-        for peer in among:
-            if peer == self.me:
-                continue
-            key = keys.pair_mask_key(
-                keys.agree(self.mask.private, adverts[peer].mask_key),
-                session=session,
-                one=self.me,
-                other=peer,
-                vector=VECTOR_NAME,
-                length=vector.size,
+        """Add this site's own mask and one for each partner, to each vector its own."""
+        for vector in layout.vectors:
+            own = keys.self_mask_key(
+                self.self_seed, session=session, owner=self.me, vector=vector, cipher=cipher
             )
-            masks.append(pair_mask(key, me=self.me, peer=peer))
-        apply_masks(vector, masks)
+            masks = [Mask(own)]
+            for peer in partners:
+                secret = self.peers[peer].mask
+                key = keys.pair_mask_key(
+                    secret, session=session, one=self.me, other=peer, vector=vector, cipher=cipher
+                )
+                masks.append(pair_mask(key, me=self.me, peer=peer))
+            part = words[layout.slice(vector.name)]
+            apply_masks(part, masks, cipher=cipher, threads=threads)
 
     def seed_shares(self, owners: Iterable[SiteId]) -> dict[SiteId, bytes]:
         """The held shares of these sites' self seeds."""

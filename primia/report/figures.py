@@ -17,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from primia.report.view import epsilon_text
+
 # Okabe and Ito's palette, told apart with any common colour vision, plus neutral greys.
 BLUE, ORANGE, GREEN, GREY, INK = "#0072b2", "#d55e00", "#00785a", "#8a939c", "#1f2933"
 _DOTS = (0, (2, 2))
@@ -88,7 +90,7 @@ def epsilon_figure(points: Mapping[int, float], planned: float | None) -> str:
         _line(axes, {0: 0.0, **points}, ORANGE)
         axes.set_ylim(0, max([*points.values(), planned or 0.0, 0.1]) * 1.15)
         if planned is not None:
-            _level(axes, planned, f"whole plan: {planned:.2f}")
+            _level(axes, planned, f"whole plan: {epsilon_text(planned)}")
 
     return _rounds_figure("epsilon", "Privacy loss ε spent, per patient", draw)
 

@@ -18,7 +18,6 @@ from markupsafe import Markup
 from primia.report import figures, view
 from primia.report.record import ModelRecord, Scores, StudyRecord
 
-_MADE_A_MODEL = ("train", "committed")
 _NO_EPSILON: Mapping[int, float] = MappingProxyType({})
 
 
@@ -59,6 +58,8 @@ def render(record: StudyRecord, *, epsilon_by_round: Mapping[int, float] = _NO_E
         number=view.number_text,
         duration=view.duration_text,
         time=view.time_text,
+        votes=view.votes_text,
+        returned=view.return_text,
     )
     best, last = view.best_and_last(record)
     shown = _shown_models(best, last)
@@ -69,6 +70,7 @@ def render(record: StudyRecord, *, epsilon_by_round: Mapping[int, float] = _NO_E
     return environment.get_template("report.html").render(
         record=record,
         private=view.is_private(record),
+        colluding=view.colluding_sites(record),
         best=best,
         last=last,
         shown=shown,
@@ -83,7 +85,10 @@ def render(record: StudyRecord, *, epsilon_by_round: Mapping[int, float] = _NO_E
         roc=_roc_picture(shown, classes),
         matrices=tuple(_confusion(name, scores, classes) for name, scores in shown),
         class_scores=_class_auc(shown, classes),
-        committed=[r for r in rows if (r.attempt.kind, r.attempt.outcome) == _MADE_A_MODEL],
+        committed=[r for r in rows if r.attempt in record.committed],
+        returns=[r for r in rows if r.attempt.returned_to is not None],
+        voted=any(a.votes is not None for a in record.attempts),
+        groups=view.look_up(record.plan, "aggregation.groups") or 1,
         aborted=[r for r in rows if r.attempt.outcome == "aborted"],
         absences=[(r, a) for r in rows for a in r.attempt.absent],
         sites=sites,

@@ -41,27 +41,35 @@ class Absence:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt at a round; exactly one attempt of each round is committed."""
+    """One attempt at a round; exactly one attempt of each round is committed.
+
+    votes: contributors that accept the model the round started from; None without a vote.
+    returned_to: number of the accepted model that took its place when no majority accepted it;
+        the update of such a round is not applied.
+    """
 
     attempt: int
     number: int
-    kind: str  # train | evaluate
+    kind: str  # train | retrain (from a model counted before) | evaluate
     outcome: str  # committed | aborted | open
     reason: str
     contributors: tuple[str, ...]
     absent: tuple[Absence, ...]
     opened_at: float  # seconds since 1970, UTC
     closed_at: float | None
-    update_norm: float | None  # L2 of the mean update, committed training rounds only
+    update_norm: float | None  # L2 of the mean update, where it was applied
+    votes: int | None = None
+    returned_to: int | None = None
 
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """One global model: 0 is the initial one, r the one that round r made."""
+    """One global model: 0 is the initial one, r the one that round r made or returned to."""
 
     number: int
     digest: str
     scores: Scores | None  # None until a later round has evaluated it
+    accepted: bool | None = None  # by the sites, where they vote; None until then
 
 
 @dataclass(frozen=True)
@@ -103,8 +111,13 @@ class StudyRecord:
     @property
     def committed(self) -> tuple[Attempt, ...]:
         """The committed training rounds, in order."""
-        done = (a for a in self.attempts if a.kind == "train" and a.outcome == "committed")
+        done = (a for a in self.attempts if a.kind != "evaluate" and a.outcome == "committed")
         return tuple(sorted(done, key=lambda a: a.number))
+
+    @property
+    def returns(self) -> tuple[Attempt, ...]:
+        """The committed attempts whose sites rejected the model they were given, in order."""
+        return tuple(a for a in self.attempts if a.returned_to is not None)
 
 
 def to_json(record: StudyRecord) -> str:
@@ -135,7 +148,7 @@ def _record(raw: dict[str, Any]) -> StudyRecord:
         for a in raw["attempts"]
     )
     models = tuple(
-        ModelRecord(m["number"], m["digest"], m["scores"] and scores_from_dict(m["scores"]))
+        ModelRecord(**{**m, "scores": m["scores"] and scores_from_dict(m["scores"])})
         for m in raw["models"]
     )
     sites = tuple(SiteRecord(**s) for s in raw["sites"])

@@ -30,7 +30,14 @@ def rounds_table(
     table.add_column("round", justify="right")
     table.add_column("outcome")
     table.add_column("sites", justify="right")
-    for name in ("AUC", "loss", *(["ε"] if epsilon_by_round else []), "time"):
+    voted = any(a.votes is not None for a in record.attempts)
+    for name in (
+        *(["votes"] if voted else []),
+        "AUC",
+        "loss",
+        *(["ε"] if epsilon_by_round else []),
+        "time",
+    ):
         table.add_column(name, justify="right")
     table.add_column("absent, reason", overflow="fold")
     invited = len(view.look_up(record.plan, "sites") or view.site_names(record))
@@ -41,6 +48,7 @@ def rounds_table(
             Text(row.label),
             Text(view.clean(attempt.outcome), style=_OUTCOME_STYLE.get(attempt.outcome, "")),
             f"{len(attempt.contributors)}/{invited}",
+            *([view.votes_text(attempt)] if voted else []),
             Text(best + view.number_text(row.scores.auc if row.scores else None)),
             view.number_text(row.scores.loss if row.scores else None),
             *([view.epsilon_text(row.epsilon)] if epsilon_by_round else []),
@@ -87,6 +95,13 @@ def summary(record: StudyRecord) -> Text:
         if best is not None and best.scores is not None:
             text.append(f", {best.scores.auc:.3f} best (round {best.number})", style="not bold")
         text.append("\n")
+    if record.returns:
+        last_return = record.returns[-1]
+        name = "evaluation" if last_return.kind == "evaluate" else f"round {last_return.number}"
+        text.append(
+            f"votes: {len(record.returns)} rejected; {name} {view.return_text(last_return)}\n",
+            style="yellow not bold",
+        )
     if view.is_private(record):
         spent = view.epsilon_text(view.highest_epsilon(record))
         text.append(
@@ -103,4 +118,4 @@ def _troubles(row: view.AttemptRow) -> str:
     lost = [f"{view.clean(a.site)}: {view.clean(a.phase)}" for a in row.attempt.absent]
     if row.attempt.outcome == "aborted":
         lost.append(view.clean(row.attempt.reason))
-    return "; ".join(lost)
+    return "; ".join(filter(None, [*lost, view.return_text(row.attempt)]))

@@ -81,8 +81,9 @@ def class_names(record: StudyRecord) -> tuple[str, ...]:
 
 
 def best_and_last(record: StudyRecord) -> tuple[ModelRecord | None, ModelRecord | None]:
-    """The best model and the last one that has been evaluated; each None when there is none."""
-    scored = sorted((m for m in record.models if m.scores), key=lambda m: m.number)
+    """The best model and the last one that was evaluated and not rejected; None without one."""
+    kept = (m for m in record.models if m.scores and m.accepted is not False)
+    scored = sorted(kept, key=lambda m: m.number)
     best = next((m for m in scored if m.number == record.best), None)
     return best, (scored[-1] if scored else None)
 
@@ -101,11 +102,11 @@ def attempt_rows(
     rows = []
     for attempt in sorted(record.attempts, key=lambda a: a.attempt):
         tries[attempt.number] = tries.get(attempt.number, 0) + 1
-        made = attempt.kind == "train" and attempt.outcome == "committed"
+        made = attempt.kind != "evaluate" and attempt.outcome == "committed"
         closed = attempt.closed_at
         rows.append(
             AttemptRow(
-                label=str(attempt.number) if attempt.kind == "train" else "evaluation",
+                label=str(attempt.number) if attempt.kind != "evaluate" else "evaluation",
                 attempt=attempt,
                 tries=tries[attempt.number],
                 seconds=None if closed is None else max(0.0, closed - attempt.opened_at),
@@ -114,6 +115,19 @@ def attempt_rows(
             )
         )
     return tuple(rows)
+
+
+def votes_text(attempt: Attempt) -> str:
+    """Who accepted the model that the attempt started from, of its contributors."""
+    return NONE if attempt.votes is None else f"{attempt.votes}/{len(attempt.contributors)}"
+
+
+def return_text(attempt: Attempt) -> str:
+    """What a vote without a majority led to; empty where there was none."""
+    if attempt.returned_to is None:
+        return ""
+    votes = f"{attempt.votes} of {len(attempt.contributors)} sites accepted"
+    return f"returned to the model of round {attempt.returned_to}: {votes}"
 
 
 def participation(record: StudyRecord, sites: tuple[str, ...]) -> tuple[GridRow, ...]:
@@ -158,8 +172,9 @@ def plan_in_words(record: StudyRecord) -> tuple[tuple[str, str], ...]:
         ),
         (
             "Local work in a round",
-            "{training.local_steps} steps, learning rate {training.learning_rate}, momentum "
-            "{training.momentum}",
+            "{training.local_steps} "
+            + ("step" if look_up(record.plan, "training.local_steps") == 1 else "steps")
+            + ", learning rate {training.learning_rate}, momentum {training.momentum}",
         ),
         (
             "Sampling",
@@ -170,15 +185,26 @@ def plan_in_words(record: StudyRecord) -> tuple[tuple[str, str], ...]:
         ("Views of each film", "{training.augmentations}, averaged before clipping"),
         ("Weights that learn", "{model.trainable}"),
         *_privacy_in_words(record),
-        (
-            "Masking",
-            "updates are encoded in {aggregation.encoding_bits} bits within "
-            "±{aggregation.encoding_range} and leave a site only under its mask; weights: "
-            "{aggregation.weighting}",
-        ),
-        ("Server step", "{server.name}, learning rate {server.learning_rate}"),
+        ("Masking", _masking_in_words(record)),
+        ("Length of an update", "scaled down to L2 norm {aggregation.update_norm} by each site"),
+        ("Server step", _server_in_words(record)),
         ("Evaluation", "scores counted in {evaluation.histogram_bins} bins, summed under masks"),
+        (
+            "Votes on each model",
+            "a site rejects a model whose AUC on its own films is more than "
+            "{evaluation.vote_tolerance} below the best it has seen; without a majority the study "
+            "returns to the last accepted model",
+        ),
     ]
+    if (look_up(record.plan, "aggregation.groups") or 1) > 1:
+        rows.append(
+            (
+                "Groups",
+                "{aggregation.groups} sums, each over a group of 3 sites or more, and of their "
+                "means the trimmed mean; each group's sum becomes known to the coordinator, so a "
+                "site hides among its group alone",
+            )
+        )
     filled = ((name, _fill(text, record.plan)) for name, text in rows)
     return tuple((name, text) for name, text in filled if text)
 
@@ -198,11 +224,52 @@ def _privacy_in_words(record: StudyRecord) -> list[tuple[str, str]]:
         noise = "Gaussian noise calibrated to ε = {privacy.target_epsilon} over all rounds"
     how = _CLIPPING[look_up(record.plan, "privacy.clipping") or "flat"]
     clip = f"a patient's gradient is {how} L2 norm {{privacy.clip_norm}}; {noise}"
-    rows = [("Privacy", clip + ", drawn at the site")]
+    rows = [("Privacy", clip), ("Who adds the noise", _noise_in_words(record))]
     if record.planned_epsilon is not None:
         price = f"ε = {epsilon_text(record.planned_epsilon)} for a site that is in every round"
         rows.append(("Price of the plan", f"{price}, at δ = {delta_text(record.delta)}"))
     return rows
+
+
+def _masking_in_words(record: StudyRecord) -> str:
+    """How an update becomes integers, and what hides them."""
+    rounded = "rounded"
+    if look_up(record.plan, "aggregation.rounding") == "stochastic":
+        rounded = "rounded at random"
+    if look_up(record.plan, "privacy.noise") == "distributed":
+        made = f"sums of gradients are {rounded} to steps that the noise is counted in"
+    else:
+        made = f"updates are {rounded} within ±{{aggregation.encoding_range}}"
+    cipher = look_up(record.plan, "aggregation.mask_cipher")
+    mask = f" ({cipher})" if cipher else ""
+    return (
+        f"{made}, {{aggregation.wire_bits}} bits a coordinate, and leave a site only under its "
+        f"mask{mask}; weights: {{aggregation.weighting}}"
+    )
+
+
+def _server_in_words(record: StudyRecord) -> str:
+    momentum = ", momentum {server.momentum}" if look_up(record.plan, "server.momentum") else ""
+    return "{server.name}, learning rate {server.learning_rate}" + momentum
+
+
+def colluding_sites(record: StudyRecord) -> int | None:
+    """How many sites may pool what they know, where they share the noise; else None."""
+    if look_up(record.plan, "privacy.noise") != "distributed":
+        return None
+    found = look_up(record.plan, "privacy.colluding_sites")
+    return found if isinstance(found, int) else None
+
+
+def _noise_in_words(record: StudyRecord) -> str:
+    """Whom the guarantee relies on."""
+    if look_up(record.plan, "privacy.noise") != "distributed":
+        return "each site, all of it, before anything leaves: the guarantee relies on nobody else"
+    return (
+        "all sites together, each a share, so that their sum holds it once: the guarantee holds "
+        "against the coordinator together with up to {privacy.colluding_sites} of the sites; a "
+        "site's own share alone does not protect its patients"
+    )
 
 
 def _fill(text: str, plan: Mapping[str, Any]) -> str:

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from primia.errors import PeerError
+from primia.secagg.layout import Vector
 from primia.types import SiteId
 
 KEY_BYTES = 32
 """Length of every secret, public key, session id and derived key."""
 
 # One label for each use of derived bytes; never give one twice, never change one's meaning.
-_PAIR_MASK = b"primia secagg v1 pair mask"
-_SELF_MASK = b"primia secagg v1 self mask"
-_SEAL = b"primia secagg v1 seal"
-_COMMITMENT = b"primia secagg v1 seed commitment"
+_PAIR_MASK = b"primia secagg v2 pair mask"
+_SELF_MASK = b"primia secagg v2 self mask"
+_SEAL = b"primia secagg v2 seal"
+_COMMITMENT = b"primia secagg v2 seed commitment"
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,19 @@ class KeyPair:
 
     private: bytes = field(repr=False)
     public: bytes
+
+    def agree(self, peer_public: bytes) -> bytes:
+        """The X25519 secret with a peer, 32 bytes.
+
+        Raises PeerError if the peer's key is no point of large order (RFC 7748, section 6.1: an
+        all-zero secret means the peer forced it).
+        """
+        return _exchange(self._loaded, peer_public)
+
+    @cached_property
+    def _loaded(self) -> X25519PrivateKey:
+        # Loading computes the public key again, which costs as much as an agreement.
+        return X25519PrivateKey.from_private_bytes(self.private)
 
 
 def framed(*parts: bytes) -> bytes:
@@ -47,15 +62,22 @@ def key_pair(private: bytes) -> KeyPair:
     return KeyPair(private=private, public=public.public_bytes_raw())
 
 
-def agree(private: bytes, peer_public: bytes) -> bytes:
-    """The X25519 shared secret, 32 bytes.
+def clamp(private: bytes) -> bytes:
+    """The form in which X25519 reads 32 bytes (RFC 7748, section 5): five bits are fixed.
 
-    Raises PeerError if the peer's key is no point of large order (RFC 7748, section 6.1: an
-    all-zero secret means the peer forced it).
+    Keys are drawn in it, so that a share that is wrong in one of these bits shows.
     """
+    return bytes([private[0] & 248, *private[1:31], private[31] & 127 | 64])
+
+
+def agree(private: bytes, peer_public: bytes) -> bytes:
+    """One agreement, as `KeyPair.agree`; for several with one private key that is faster."""
+    return _exchange(X25519PrivateKey.from_private_bytes(private), peer_public)
+
+
+def _exchange(private: X25519PrivateKey, peer_public: bytes) -> bytes:
     try:
-        public = X25519PublicKey.from_public_bytes(peer_public)
-        return X25519PrivateKey.from_private_bytes(private).exchange(public)
+        return private.exchange(X25519PublicKey.from_public_bytes(peer_public))
     except ValueError as err:
         raise PeerError("a peer's X25519 key is malformed or of small order; drop it") from err
 
@@ -69,27 +91,29 @@ def check_public_key(public: bytes) -> None:
 
 
 def matches(private: bytes, public: bytes) -> bool:
-    """Whether `private` belongs to the advertised `public` key."""
+    """Whether `private`, clamped, belongs to the advertised `public` key."""
+    if clamp(private) != private:
+        return False
     return hmac.compare_digest(key_pair(private).public, public)
 
 
 def pair_mask_key(
-    secret: bytes, *, session: bytes, one: SiteId, other: SiteId, vector: str, length: int
+    secret: bytes, *, session: bytes, one: SiteId, other: SiteId, vector: Vector, cipher: str
 ) -> bytes:
-    """AES-256 key of the mask between two sites; the same whichever of them asks.
+    """Key of two sites' mask for one vector; the same whichever of them asks.
 
-    secret: their X25519 secret. vector, length: name and coordinates of what is masked.
+    secret: their X25519 secret. cipher: name of the cipher that will stretch the key.
     """
     low, high = sorted((one, other))
-    context = framed(
-        _PAIR_MASK, low.encode(), high.encode(), vector.encode(), length.to_bytes(8, "big")
-    )
+    context = framed(_PAIR_MASK, low.encode(), high.encode(), *_purpose(vector, cipher))
     return _hkdf(secret, session, context)
 
 
-def self_mask_key(seed: bytes, *, session: bytes, owner: SiteId, vector: str, length: int) -> bytes:
-    """AES-256 key of a site's own mask, from its self seed."""
-    context = framed(_SELF_MASK, owner.encode(), vector.encode(), length.to_bytes(8, "big"))
+def self_mask_key(
+    seed: bytes, *, session: bytes, owner: SiteId, vector: Vector, cipher: str
+) -> bytes:
+    """Key of a site's own mask for one vector, from its self seed."""
+    context = framed(_SELF_MASK, owner.encode(), *_purpose(vector, cipher))
     return _hkdf(seed, session, context)
 
 
@@ -110,6 +134,12 @@ def commit_to_seed(seed: bytes, *, owner: SiteId) -> bytes:
 def opens_commitment(seed: bytes, commitment: bytes, *, owner: SiteId) -> bool:
     """Whether `seed` is the one that `owner` committed to."""
     return hmac.compare_digest(commit_to_seed(seed, owner=owner), commitment)
+
+
+def _purpose(vector: Vector, cipher: str) -> tuple[bytes, ...]:
+    """What a mask key is for, as parts of its context."""
+    length, bits = vector.length.to_bytes(8, "big"), vector.bits.to_bytes(8, "big")
+    return cipher.encode(), vector.name.encode(), length, bits
 
 
 def _hkdf(secret: bytes, salt: bytes, info: bytes) -> bytes:

@@ -1,63 +1,75 @@
-"""One vector for all that leaves a site: named segments side by side.
+"""What leaves a site in a round: named vectors side by side, each under masks of its own.
 
-Update, weight and metrics travel in a single masked vector, so that nothing about a site goes
-in the clear beside it.
+In memory they are one array of 32-bit words. Each vector lives in Z_{2^bits}: with 24 bits the
+top byte of a word means nothing, and is not sent (`packing`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from primia.types import Ring
 
+WORD_BITS = (24, 32)
+"""Rings that a vector may live in."""
+
+
+@dataclass(frozen=True)
+class Vector:
+    """A named vector over Z_{2^bits}; name, length and bits are bound into every mask key."""
+
+    name: str
+    length: int
+    bits: int = 32
+
+    def __post_init__(self) -> None:
+        if self.length < 1 or self.bits not in WORD_BITS:
+            raise ValueError(
+                f"vector {self.name!r}: length {self.length} (at least 1), bits {self.bits} "
+                f"(one of {WORD_BITS})"
+            )
+
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes that it takes packed."""
+        return self.length * self.bits // 8
+
 
 @dataclass(frozen=True)
 class Layout:
-    """Contiguous segments, in order: (name, number of coordinates)."""
+    """The vectors of a session, in order."""
 
-    segments: tuple[tuple[str, int], ...]
+    vectors: tuple[Vector, ...]
 
     def __post_init__(self) -> None:
-        names = [name for name, _ in self.segments]
+        names = [v.name for v in self.vectors]
         if not names or len(set(names)) != len(names):
-            raise ValueError(f"segments {names}: need at least one, each name once")
-        for name, length in self.segments:
-            if length < 1:
-                raise ValueError(f"segment {name!r}: got length {length}, need at least 1")
+            raise ValueError(f"vectors {names}: need at least one, each name once")
 
-    @property
+    @cached_property
     def length(self) -> int:
-        """Number of coordinates of the whole vector."""
-        return sum(length for _, length in self.segments)
+        """Words of all vectors together."""
+        return sum(v.length for v in self.vectors)
+
+    @cached_property
+    def wire_bytes(self) -> int:
+        """Bytes of all vectors packed."""
+        return sum(v.wire_bytes for v in self.vectors)
 
     def slice(self, name: str) -> slice:
-        """Where segment `name` lies. Raises KeyError for an unknown name."""
+        """Where vector `name` lies among the words. Raises KeyError for an unknown name."""
         start = 0
-        for segment, length in self.segments:
-            if segment == name:
-                return slice(start, start + length)
-            start += length
+        for vector in self.vectors:
+            if vector.name == name:
+                return slice(start, start + vector.length)
+            start += vector.length
         raise KeyError(name)
 
-    def concatenate(self, parts: Mapping[str, Ring]) -> Ring:
-        """One vector from exactly the named parts. Raises ValueError for a misfit."""
-        if set(parts) != {name for name, _ in self.segments}:
-            raise ValueError(f"parts {sorted(parts)} are not the segments of this layout")
-        whole = np.empty(self.length, np.uint32)
-        for name, length in self.segments:
-            part = parts[name]
-            if part.dtype != np.uint32 or part.shape != (length,):
-                raise ValueError(f"{name}: got {part.dtype}{part.shape}, need uint32({length},)")
-            whole[self.slice(name)] = part
-        return whole
-
-    def split(self, vector: Ring) -> dict[str, Ring]:
-        """The parts of `vector` by name, as views. Raises ValueError for another shape."""
-        if vector.dtype != np.uint32 or vector.shape != (self.length,):
-            raise ValueError(
-                f"vector: got {vector.dtype}{vector.shape}, need uint32({self.length},)"
-            )
-        return {name: vector[self.slice(name)] for name, _ in self.segments}
+    def split(self, words: Ring) -> dict[str, Ring]:
+        """The vectors in `words` by name, as views. Raises ValueError for another shape."""
+        if words.dtype != np.uint32 or words.shape != (self.length,):
+            raise ValueError(f"words: got {words.dtype}{words.shape}, need uint32({self.length},)")
+        return {v.name: words[self.slice(v.name)] for v in self.vectors}

@@ -19,7 +19,7 @@ from primia.types import SiteId
 SEALED_BYTES = 2 * SHARE_BYTES + 16
 """Length of every sealed pair: two shares and the tag."""
 
-_KIND = b"primia secagg v1 share pair"
+_KIND = b"primia secagg v2 share pair"
 # The key is derived for one (session, sender, receiver) and seals one message, so the nonce
 # cannot repeat under it.
 _NONCE = bytes(12)

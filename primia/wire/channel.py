@@ -24,7 +24,7 @@ CHUNK = 1 << 20  # bytes; the fastest size over mutual TLS that stays below MAX_
 KEEPALIVE_S = 20  # a black hole is noticed after this and the next
 KEEPALIVE_ANSWER_S = 10
 
-_OPTIONS = [
+OPTIONS = [
     ("grpc.ssl_target_name_override", COORDINATOR_HOST),
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_send_message_length", MAX_MESSAGE),
@@ -75,4 +75,4 @@ def connect(address: str, tls: ClientTls) -> grpc.Channel:
     """
     split_address(address)
     credentials = grpc.ssl_channel_credentials(tls.authority, tls.key, tls.certificate)
-    return grpc.secure_channel(address, credentials, options=_OPTIONS)
+    return grpc.secure_channel(address, credentials, options=OPTIONS)

@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import grpc
@@ -59,6 +60,12 @@ class FederationClient:
         self._closed = threading.Event()
         self._channel = connect(address, tls)
         self._stub = federation_pb2_grpc.FederationStub(self._channel)  # type: ignore[no-untyped-call]
+        # Takes frames that are serialised already (see `_frames`).
+        self._upload = self._channel.stream_unary(
+            "/primia.wire.v1.Federation/Upload",
+            request_serializer=None,
+            response_deserializer=pb.UploadReply.FromString,
+        )
 
     def close(self) -> None:
         """Hang up; calls in other threads end with Unreachable at once."""
@@ -158,7 +165,7 @@ class FederationClient:
             offset = received if received <= len(view) else 0
             header = pb.UploadHeader(key=key_pb, length=len(view), sha256=digest, offset=offset)
             frames = _frames(header, view, on_progress)
-            self._stub.Upload(frames, timeout=_deadline_s(len(view)))
+            self._upload(frames, timeout=_deadline_s(len(view)))
 
         self._persist(attempt, lambda: received)
 
@@ -231,11 +238,23 @@ def enrol(
 
 def _frames(
     header: pb.UploadHeader, view: memoryview, on_progress: Callable[[int], None]
-) -> Iterator[pb.UploadFrame]:
-    yield pb.UploadFrame(header=header)
+) -> Iterator[bytes]:
+    """Serialised `pb.UploadFrame`s: the header, then the bytes behind its offset.
+
+    A frame of data is its field's tag and length with the bytes behind them. Put together here
+    it is copied once, through a message three times (measured: a sixth of the whole stream).
+    """
+    yield pb.UploadFrame(header=header).SerializeToString()
     for start in range(header.offset, len(view), CHUNK):
-        yield pb.UploadFrame(data=bytes(view[start : start + CHUNK]))
-        on_progress(min(start + CHUNK, len(view)))
+        piece = view[start : start + CHUNK]
+        yield b"".join((_data_prefix(len(piece)), piece))
+        on_progress(start + len(piece))
+
+
+@lru_cache(maxsize=2)
+def _data_prefix(length: int) -> bytes:
+    """What stands before `length` bytes of data in a serialised frame."""
+    return pb.UploadFrame(data=bytes(length)).SerializeToString()[:-length]
 
 
 def _deadline_s(size: int) -> float:

@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 _KINDS = {
     m.RoundKind.TRAIN: pb.ROUND_KIND_TRAIN,
+    m.RoundKind.RETRAIN: pb.ROUND_KIND_RETRAIN,
     m.RoundKind.EVALUATE: pb.ROUND_KIND_EVALUATE,
 }
 _OUTCOMES = {
@@ -86,10 +87,13 @@ def instruction_to_pb(instruction: m.Instruction) -> pb.Instruction:
                     round=round_to_pb(round), adverts=[_advert_to_pb(a) for a in adverts]
                 )
             )
-        case m.SendMasked(round, session, sealed):
+        case m.SendMasked(round, session, among, sealed):
             return pb.Instruction(
                 send_masked=pb.SendMasked(
-                    round=round_to_pb(round), session=session, sealed=_map_to_pb(sealed)
+                    round=round_to_pb(round),
+                    session=session,
+                    among=among,
+                    sealed=_map_to_pb(sealed),
                 )
             )
         case m.SignSurvivors(round, session, survivors):
@@ -124,7 +128,9 @@ def instruction_from_pb(message: pb.Instruction) -> m.Instruction:
             _names([a.site for a in b.adverts], "adverts")
             return m.ShareSecrets(_round(b), adverts)
         case pb.SendMasked() as b:
-            return m.SendMasked(_round(b), session(b.session), _map(b.sealed, "sealed", _SHARE))
+            among = _names(b.among, "among")
+            sealed = _map(b.sealed, "sealed", _SHARE)
+            return m.SendMasked(_round(b), session(b.session), among, sealed)
         case pb.SignSurvivors() as b:
             return m.SignSurvivors(_round(b), session(b.session), _names(b.survivors, "survivors"))
         case pb.Reveal() as b:

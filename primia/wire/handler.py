@@ -115,4 +115,7 @@ class FederationHandler(Protocol):
         """Bytes so far; for display, called once per chunk."""
 
     def upload_complete(self, identity: Identity, key: UploadKey, path: Path) -> None:
-        """The file is whole and on disk, its SHA-256 checked. From now on the slot is complete."""
+        """The file is whole, its SHA-256 checked; whether the disk has it already, nobody asked.
+
+        From now on the slot is complete.
+        """

@@ -21,6 +21,22 @@ from primia.wire.v1 import federation_pb2_grpc
 
 log = structlog.get_logger(__name__)
 
+OPTIONS = [
+    # Without this a second coordinator on the same port would get half of the calls.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+    ("grpc.max_concurrent_streams", 16),  # on one connection, that is: of one site
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_ANSWER_S * 1000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Sites ping every KEEPALIVE_S; the default minimum (5 minutes) would hang up on them.
+    ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_S * 500),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_S * 500),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServerTls:
@@ -82,7 +98,7 @@ def serve(
     threads = 2 * max_sites + 8
     server = grpc.server(
         ThreadPoolExecutor(threads, thread_name_prefix="rpc"),
-        options=_options(),
+        options=OPTIONS,
         maximum_concurrent_rpcs=threads,
     )
     authority = from_pem(tls().authority)
@@ -101,24 +117,6 @@ def serve(
         raise _cannot_listen(listen)
     server.start()
     return Server(server, host, bound)
-
-
-def _options() -> list[tuple[str, int]]:
-    return [
-        # Without this a second coordinator on the same port would get half of the calls.
-        ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", MAX_MESSAGE),
-        ("grpc.max_send_message_length", MAX_MESSAGE),
-        ("grpc.max_concurrent_streams", 16),  # on one connection, that is: of one site
-        ("grpc.server_handshake_timeout_ms", 10_000),
-        ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
-        ("grpc.keepalive_timeout_ms", KEEPALIVE_ANSWER_S * 1000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        # Sites ping every KEEPALIVE_S; the default minimum (5 minutes) would hang up on them.
-        ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_S * 500),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_S * 500),
-        ("grpc.http2.max_pings_without_data", 0),
-    ]
 
 
 def _configuration(tls: ServerTls) -> grpc.ServerCertificateConfiguration:

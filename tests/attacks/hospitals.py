@@ -26,9 +26,10 @@ from primia.privacy.ledger import Ledger
 from primia.protocol.coordinator import CoordinatorRound
 from primia.protocol.events import Abort, Answered, Commit, Phase, RoundTerms, Tick, UpdateArrived
 from primia.protocol.messages import Instruction, RoundId, RoundKind
+from primia.secagg.packing import pack, unpack
 from primia.settle import settle
 from primia.storage.blobs import Blobs
-from primia.study import contribution, metric_layout
+from primia.study import contribution
 from primia.types import Digest, SiteId, sha256
 from primia.wire.handler import Attendance, StudyBundle, UploadKey
 from worker.home import SiteIdentity
@@ -163,13 +164,12 @@ class Hospital:
         """Hand one instruction over; returns what left the site because of it."""
         answers, uploads = len(self.link.answers), len(self.link.uploads)
         self.participant._obey(instruction)
-        vectors = [
-            np.frombuffer(d, "<u4").astype(np.uint32) for _, d in self.link.uploads[uploads:]
-        ]
+        layout = self.work.contribution.layout
+        vectors = [unpack(data, layout) for _, data in self.link.uploads[uploads:]]
         return [*self.link.answers[answers:], *vectors]
 
     def metrics_of(self, vector: Any) -> Any:
-        return vector[-metric_layout(self.plan).length :]
+        return self.work.contribution.layout.split(vector)["metrics"]
 
 
 class Consortium:
@@ -226,7 +226,7 @@ class Consortium:
                 deadline_s=10.0,
                 grace_s=1.0,
                 stage_timeout_s=1.0,
-                vector_length=first.work.contribution.layout.length,
+                layout=first.work.contribution.layout,
                 verify=first.participant._peers.verify,
             ),
             0.0,
@@ -243,7 +243,7 @@ class Consortium:
                     break
                 for what in self.hospitals[tell.site].tell(tell.instruction):  # type: ignore[union-attr]
                     event = (
-                        UpdateArrived(tell.site, what)  # type: ignore[union-attr]
+                        UpdateArrived(tell.site, pack(what, machine.terms.layout))  # type: ignore[union-attr]
                         if isinstance(what, np.ndarray)
                         else Answered(tell.site, what)  # type: ignore[union-attr]
                     )

@@ -55,3 +55,46 @@ def test_the_json_holds_the_same_three(plan_file: Path) -> None:
     assert priced["epsilon"] == whole["epsilon"] == pytest.approx(5.616, abs=5e-4)
     assert whole["epsilon_rdp"] == pytest.approx(6.15, abs=2e-3)
     assert whole["epsilon_gdp"] == pytest.approx(5.268, abs=5e-4)
+
+
+def test_checking_a_plan_with_groups_says_what_they_cost_in_anonymity(plan_file: Path) -> None:
+    def check() -> str:
+        return subprocess.run(
+            [sys.executable, "-m", "primia", "plan", "check", str(plan_file)],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    said = "each group's sum becomes known to the coordinator"
+    assert said not in check()
+    sites = ", ".join("abcdefghi")
+    plan_file.write_text(
+        PLAN.replace("a, b, c", sites) + "schedule: {quorum: 9}\naggregation: {groups: 3}\n"
+    )
+    assert said in check()
+
+
+SHARED = PLAN.replace("local_steps: 100", "local_steps: 1").replace(
+    "noise_multiplier: 1.0", "noise_multiplier: 1.0, noise: distributed, colluding_sites: 1"
+)
+
+
+def test_shared_noise_is_headed_by_the_accountant_that_decides(plan_file: Path) -> None:
+    plan_file.write_text(SHARED)
+    printed = price(plan_file)
+    assert "ε (RDP, decides)" in printed
+    assert "PLD" not in printed
+    assert "coordinator together with up to 1 of them" in printed
+
+
+def test_checking_a_plan_whose_noise_does_not_fit_the_ring_says_what_to_do(plan_file: Path) -> None:
+    plan_file.write_text(SHARED.replace("expected_patients: 20", "expected_patients: 100000"))
+    done = subprocess.run(
+        [sys.executable, "-m", "primia", "plan", "check", str(plan_file)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "use wire_bits: 32" in done.stderr

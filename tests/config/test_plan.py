@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,14 @@ from primia.config import (
     plan_digest,
     plan_from_canonical,
 )
+from primia.config.plan import Aggregation, Evaluation, PrivacyTerms
 from primia.errors import ConfigError
+from primia.learning.federated import learning_coordinates
+from primia.settle import price_plan, settle
+from primia.study import contribution
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+EXAMPLES = sorted(CONFIGS.glob("study*.yaml"))
 
 GOOD = """\
 study: cxr
@@ -56,7 +65,7 @@ def test_a_good_plan_is_read_and_its_sites_are_sorted(tmp_path: Path) -> None:
         ("rounds: 3", "rounds: yes", "rounds = 'yes'"),
         ("rounds: 3", "rounds: 1:30", "rounds = '1:30'"),
         ("rounds: 3", "schedule: {quorum: 4}\nrounds: 3", "more than the 3 sites"),
-        ("rounds: 3", "aggregation: {encoding_bits: 30}\nrounds: 3", "overflow 32 bits"),
+        ("rounds: 3", "aggregation: {encoding_bits: 30}\nrounds: 3", "overflow 24 bits"),
         ("rounds: 3", "rounds: !!python/object:os.system 3", "tag"),
         ("rounds: 3", "rounds: &x 3\nstudy2: *x", "aliases are not allowed"),
         ("rounds: 3\n", "", "missing key 'rounds'"),
@@ -155,7 +164,31 @@ def test_the_site_file_resolves_paths_beside_itself(tmp_path: Path) -> None:
     assert load_site(path).data.path == tmp_path / "films"
 
 
-def test_the_example_files_are_valid() -> None:
-    configs = Path(__file__).parents[2] / "configs"
-    assert load_plan(configs / "study.example.yaml").sites
-    assert load_site(configs / "site.example.yaml").caps.max_epsilon
+def test_the_example_site_file_is_valid() -> None:
+    assert load_site(CONFIGS / "site.example.yaml").caps.max_epsilon
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.name)
+def test_every_example_plan_loads_settles_keeps_its_target_and_fits(path: Path) -> None:
+    plan = load_plan(path)
+    settled = settle(plan)
+    assert plan.privacy != "none"
+    assert settled.privacy != "none"
+    assert plan.privacy.target_epsilon is not None
+    assert settled.privacy.noise_multiplier is not None
+    assert 0 < price_plan(settled).epsilon <= plan.privacy.target_epsilon
+    contribution(settled, learning_coordinates(settled.model).size)  # raises when it does not fit
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.name)
+def test_keys_that_an_example_shows_as_comments_exist(path: Path) -> None:
+    shown = re.findall(r"^ +# ([a-z_]+): ", path.read_text(), re.MULTILINE)
+    known = set(re.findall(r'"([a-z0-9_]+)": \{', json.dumps(StudyPlan.model_json_schema())))
+    assert not set(shown) - known
+
+
+def test_the_example_plan_shows_every_key_of_aggregation_and_privacy() -> None:
+    text = (CONFIGS / "study.example.yaml").read_text()
+    for section in (Aggregation, PrivacyTerms, Evaluation):
+        for key in section.model_fields:
+            assert key in text, f"configs/study.example.yaml does not show {key}"

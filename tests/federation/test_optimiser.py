@@ -25,6 +25,18 @@ def test_fedavg_with_rate_one_adds_the_mean_update() -> None:
     assert state.weights.tolist() == [1.0, 2.0]  # pure
 
 
+def test_momentum_is_that_of_hsu_et_al() -> None:
+    terms = FedAvg(learning_rate=0.5, momentum=0.9)
+    state, weights, v = ServerState.start(np.array([1.0], np.float32), terms), 1.0, 0.0
+    for delta in (0.5, -0.2, 0.3):
+        v = 0.9 * v + delta
+        weights += 0.5 * v
+        state = step(state, np.array([delta]), terms)
+    assert state.weights[0] == pytest.approx(weights, rel=1e-6)
+    resumed = step(unpack_state(pack_state(state)), np.array([0.1]), terms)
+    assert resumed.weights[0] == pytest.approx(weights + 0.5 * (0.9 * v + 0.1), rel=1e-6)
+
+
 def test_fedadam_follows_algorithm_2_of_reddi_et_al() -> None:
     terms = FedAdam(learning_rate=0.1, beta1=0.9, beta2=0.99, tau=1e-3)
     weights, m, v = 1.0, 0.0, 1e-6

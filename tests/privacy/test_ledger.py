@@ -1,3 +1,4 @@
+import json
 import math
 import sqlite3
 import subprocess
@@ -9,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from primia.errors import BudgetExhausted, StateError
-from primia.privacy import DpSgd, Head, Ledger, epsilon
+from primia.privacy import DistributedDpSgd, DpSgd, Head, Ledger, epsilon
 from primia.privacy.ledger import GENESIS
 from primia.types import sha256
 
@@ -241,3 +242,73 @@ def test_two_writers_cannot_both_spend_the_last_of_the_budget(path):
         assert len(ledger.rows()) == 3
         assert ledger.verify().rows == 3
     assert len(refused) == 3
+
+
+SHARED = DistributedDpSgd(0.36, 2.0, 1)
+
+
+def test_the_kind_of_noise_is_kept_and_priced(path):
+    with Ledger(path, create=True) as ledger:
+        charge(ledger, 1)
+        charge(ledger, 2, mechanism=SHARED)
+    with Ledger(path) as ledger:
+        assert [row.mechanism for row in ledger.rows()] == [ROUND, SHARED]
+        assert ledger.spent(DELTA) == epsilon([ROUND, SHARED], DELTA)
+        assert ledger.verify() == ledger.head()
+
+
+@pytest.mark.parametrize("kind", ["NULL", "'other'"])
+def test_a_row_made_cheaper_by_another_kind_is_found(ledger, path, kind):
+    charge(ledger, 1, mechanism=SHARED)
+    _tamper(path, f"UPDATE ledger SET kind = {kind} WHERE number = 1")
+    with pytest.raises(StateError, match="row 1"):
+        ledger.verify()
+
+
+# As version 1 wrote it: two rows, with their digests.
+VERSION_1 = """
+CREATE TABLE ledger (
+    number INTEGER PRIMARY KEY, plan TEXT NOT NULL, round INTEGER NOT NULL,
+    attempt INTEGER NOT NULL, sampling_rate REAL, noise_multiplier REAL, steps INTEGER,
+    delta REAL NOT NULL, update_digest TEXT NOT NULL, time TEXT NOT NULL,
+    previous TEXT NOT NULL, digest TEXT NOT NULL, UNIQUE (plan, round, update_digest)
+);
+CREATE TRIGGER ledger_keeps_rows BEFORE DELETE ON ledger
+    BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+CREATE TRIGGER ledger_keeps_values BEFORE UPDATE ON ledger
+    BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+PRAGMA user_version = 1;
+"""
+VERSION_1_ROWS = [
+    (1, "p", 1, 1, 0.36, 2.0, 10, 1e-4, "u1", "t"),
+    (2, "p", 2, 2, None, None, None, 1e-4, "u2", "t"),
+]
+
+
+def test_a_ledger_of_version_1_is_taken_over_and_its_digests_still_hold(path):
+    db = sqlite3.connect(path)
+    db.executescript(VERSION_1)
+    previous = GENESIS
+    for row in VERSION_1_ROWS:
+        content = json.dumps([*row, previous], separators=(",", ":"))
+        digest = sha256(b"primia ledger v1\n" + content.encode())
+        db.execute(f"INSERT INTO ledger VALUES ({', '.join('?' * 12)})", (*row, previous, digest))
+        previous = digest
+    db.commit()
+    db.close()
+    for _ in range(2):  # taken over once, opened again
+        with Ledger(path) as ledger:
+            assert ledger.verify() == Head(2, previous)
+            assert [row.mechanism for row in ledger.rows()] == [ROUND, None]
+    with Ledger(path) as ledger:
+        charge(ledger, 3, mechanism=SHARED, cap_epsilon=math.inf)
+        assert ledger.verify(at_least=Head(2, previous)).rows == 3
+
+
+def test_a_ledger_of_a_later_version_is_refused(path):
+    Ledger(path, create=True).close()
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA user_version = 3")
+    db.close()
+    with pytest.raises(StateError, match="found 3"):
+        Ledger(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -26,10 +26,21 @@ from primia.protocol.events import (
 from primia.protocol.messages import Answer, Instruction, RoundId, RoundKind
 from primia.protocol.site import SiteRound
 from primia.protocol.site_events import Record, Remember, Send, TrainLocally, UpdateReady, Upload
+from primia.secagg.layout import Layout, Vector
+from primia.secagg.packing import pack
 from primia.types import Digest, Ring, SiteId
 
 LENGTH = 37
 NAMES = ["alder", "birch", "cedar", "dogwood", "elm", "fir", "gorse", "hazel", "ivy", "juniper"]
+NAMES += [f"site-{i:04d}" for i in range(len(NAMES), 1000)]
+
+
+def layout_of(length: int) -> Layout:
+    """A vector in 24 bits and one in 32, as in a study; `length` words together."""
+    counts = max(1, length // 4)
+    return Layout((Vector("update", length - counts, 24), Vector("counts", counts, 32)))
+
+
 ROUND = RoundId(
     plan=Digest("a" * 64),
     number=1,
@@ -70,7 +81,7 @@ class Authority:
 
 
 def vector_of(site: SiteId, length: int = LENGTH) -> Ring:
-    """A site's plain vector, different for every site, using all 32 bits."""
+    """A site's plain words, different for every site, using all 32 bits."""
     return np.frombuffer(stream(f"vector {site}")(4 * length), np.uint32).copy()
 
 
@@ -116,10 +127,16 @@ class World:
     round: RoundId = ROUND
     label: str = "world"
     vectors: Mapping[SiteId, Ring] | None = None
+    groups: int = 1
+    cipher: str = "aes-256-ctr"
+    layout: Layout | None = None
+    authority: Authority | None = None
 
     def __post_init__(self) -> None:
         self.names = tuple(SiteId(n) for n in NAMES[: self.n])
-        self.authority = Authority(NAMES)
+        self.layout = self.layout or layout_of(self.length)
+        self.length = self.layout.length
+        self.authority = self.authority or Authority(NAMES[: max(self.n, 10)])
         self.members = {s: self.member(s) for s in self.names}
         self.now = 0.0
         self.terms = RoundTerms(
@@ -129,7 +146,9 @@ class World:
             deadline_s=1000.0,
             grace_s=10.0,
             stage_timeout_s=20.0,
-            vector_length=self.length,
+            layout=self.layout,
+            cipher=self.cipher,
+            groups=self.groups,
             verify=self.authority.verify,
         )
         self.coordinator = CoordinatorRound(self.terms, self.now)
@@ -138,6 +157,9 @@ class World:
         arguments: dict = {
             "me": site,
             "round": self.round,
+            "layout": self.layout,
+            "cipher": self.cipher,
+            "groups": self.groups,
             "floor": self.floor,
             "roster": self.names,
             "sign": self.authority.sign_as(site),
@@ -147,15 +169,23 @@ class World:
         vector = (self.vectors or {}).get(site, vector_of(site, self.length))
         return Member(SiteRound(**{**arguments, **changes}), vector)
 
-    def plain_sum(self, sites: tuple[SiteId, ...]) -> Ring:
-        """The reference: Python integers, reduced once at the end."""
+    def plain_sum(self, sites: Collection[SiteId]) -> Ring:
+        """The reference: Python integers, reduced once at the end, each vector in its ring."""
+        assert self.layout is not None
+        bits = [v.bits for v in self.layout.vectors for _ in range(v.length)]
         columns = zip(*(self.members[s].vector.tolist() for s in sites), strict=True)
-        return np.array([sum(column) % 2**32 for column in columns], np.uint32)
+        return np.array([sum(c) % 2**b for c, b in zip(columns, bits, strict=True)], np.uint32)
 
     def deliver(self, site: SiteId, what: Answer | Ring) -> list[Command]:
         """Hand one answer or upload to the coordinator."""
-        event = UpdateArrived(site, what) if isinstance(what, np.ndarray) else Answered(site, what)
-        return self.coordinator.handle(event, self.now)
+        return self.coordinator.handle(self.event(site, what), self.now)
+
+    def event(self, site: SiteId, what: Answer | Ring) -> Answered | UpdateArrived:
+        """What leaves a site as the coordinator's driver hands it in; an upload goes packed."""
+        assert self.layout is not None
+        if isinstance(what, np.ndarray):
+            return UpdateArrived(site, pack(what, self.layout))
+        return Answered(site, what)
 
     def run(
         self,

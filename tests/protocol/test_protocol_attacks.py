@@ -32,6 +32,7 @@ from primia.protocol.session import advert_statement, survivor_statement
 from primia.protocol.site import SitePhase
 from primia.protocol.site_events import SharesRevealed
 from primia.secagg.keys import agree, key_pair, pair_mask_key
+from primia.secagg.layout import Layout, Vector
 from primia.secagg.masks import apply_masks, pair_mask
 from primia.types import SiteId
 
@@ -180,6 +181,12 @@ def test_one_key_in_two_names_is_refused():
 # --- sealed shares ---
 
 
+def only(instruction: SendMasked, *among: str) -> SendMasked:
+    """The same instruction with these mask partners alone."""
+    sealed = {k: v for k, v in instruction.sealed.items() if k in among}
+    return replace(instruction, among=tuple(SiteId(s) for s in among), sealed=sealed)
+
+
 def test_shares_sealed_for_another_site_or_by_another_site_do_not_open():
     world, instruction = at(Phase.MASKED_UPDATE)
     for_birch = world.coordinator.instruction_for(world.names[1])
@@ -207,14 +214,13 @@ def test_an_instruction_with_another_session_is_refused():
 
 def test_too_few_mask_partners_and_strangers_among_them_are_refused():
     world, instruction = at(Phase.MASKED_UPDATE)
-    two = {k: instruction.sealed[k] for k in ("birch",)}
-    refused_for_good(world, replace(instruction, sealed=two), PolicyRefused, "2 sites")
+    refused_for_good(world, only(instruction, "alder", "birch"), PolicyRefused, "2 sites")
     world, instruction = at(Phase.MASKED_UPDATE)
-    stranger = {**instruction.sealed, "mallory": instruction.sealed["birch"]}
-    refused_for_good(world, replace(instruction, sealed=stranger), PeerError, "mallory")
+    among = tuple(sorted([*instruction.among, SiteId("mallory")]))
+    refused_for_good(world, replace(instruction, among=among), PeerError, "mallory")
     world, instruction = at(Phase.MASKED_UPDATE)
     mine = {**instruction.sealed, "alder": instruction.sealed["birch"]}
-    refused_for_good(world, replace(instruction, sealed=mine), PeerError, "itself")
+    refused_for_good(world, replace(instruction, sealed=mine), PeerError, "each neighbour")
 
 
 def test_sites_told_different_mask_partners_open_nothing_even_for_one_survivor_list():
@@ -222,8 +228,7 @@ def test_sites_told_different_mask_partners_open_nothing_even_for_one_survivor_l
 
     def tamper(site, instruction):
         if site == "alder" and isinstance(instruction, SendMasked):
-            fewer = {k: v for k, v in instruction.sealed.items() if k != "elm"}
-            return replace(instruction, sealed=fewer)
+            return only(instruction, *(s for s in instruction.among if s != "elm"))
         return instruction
 
     world = World(5)
@@ -425,6 +430,7 @@ def chi_square_excess(data: bytes) -> float:
 # so a pass stays a pass.
 LIMIT = 5.5
 MANY = 100_000
+WORDS = Layout((Vector("update", MANY),))
 
 
 def test_the_uniformity_check_rejects_what_is_not_uniform():
@@ -447,7 +453,7 @@ def test_what_the_coordinator_receives_from_one_site_looks_uniform_whatever_was_
     uploads = []
     for label, vector in (("one", zeros), ("two", zeros), ("three", sevens)):
         vectors = {SiteId(n): vector.copy() for n in NAMES[:3]}
-        world = World(3, length=MANY, vectors=vectors, label=label)
+        world = World(3, layout=WORDS, vectors=vectors, label=label)
         world.run(until=Phase.SURVIVORS)
         for site in world.names:
             masked = upload_of(world, site)
@@ -470,7 +476,7 @@ def test_a_vector_that_comes_after_its_site_was_dropped_stays_covered():
     """The coordinator rebuilt the pair keys of the lost site; its self mask still hides it."""
     late = SiteId("dogwood")
     vectors = {SiteId(n): np.zeros(MANY, np.uint32) for n in NAMES[:4]}
-    world = World(4, length=MANY, vectors=vectors)
+    world = World(4, layout=WORDS, vectors=vectors)
     world.run(until=Phase.SURVIVORS)
     machine = world.members[late].machine
     masked = upload_of(world, late).copy()
@@ -478,12 +484,12 @@ def test_a_vector_that_comes_after_its_site_was_dropped_stays_covered():
     masks = [
         pair_mask(
             pair_mask_key(
-                agree(private, machine._adverts[peer].mask_key),
-                session=machine._session,
+                agree(private, world.coordinator._adverts[peer].mask_key),
+                session=machine._topology.session,
                 one=late,
                 other=peer,
-                vector="round vector",
-                length=MANY,
+                vector=world.layout.vectors[0],
+                cipher="aes-256-ctr",
             ),
             me=late,
             peer=peer,
@@ -492,8 +498,9 @@ def test_a_vector_that_comes_after_its_site_was_dropped_stays_covered():
     ]
     apply_masks(masked, masks)
     assert chi_square_excess(masked.tobytes()) < LIMIT
+    session = machine._topology.session
     with pytest.raises(PeerError, match="not in it"):  # and it signs no list without itself
-        world.members[late].instruct(SignSurvivors(ROUND, machine._session, world.names[:3]))
+        world.members[late].instruct(SignSurvivors(ROUND, session, world.names[:3]))
 
 
 def test_two_runs_with_different_data_differ_in_nothing_but_cipher_text():
@@ -550,8 +557,7 @@ def hoard() -> list:
             half = dict(list(item.signatures.items())[:3])
             pool.append(replace(item, signatures=half))
         if isinstance(item, SendMasked):
-            fewer = {k: v for k, v in item.sealed.items() if k != "dogwood"}
-            pool.append(replace(item, sealed=fewer))
+            pool.append(only(item, *(s for s in item.among if s != "dogwood")))
     return [i for i in pool if not isinstance(i, Closed)]
 
 

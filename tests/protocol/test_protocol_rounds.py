@@ -13,6 +13,7 @@ from in_memory_round import NAMES, World
 from primia.protocol.events import Abort, Commit, Phase
 from primia.protocol.messages import Outcome
 from primia.secagg import decode_sum, encode, encoding_step
+from primia.secagg.layout import Layout, Vector
 from primia.types import SiteId
 
 STAGES = [
@@ -60,7 +61,7 @@ def check_outcome(world: World, lost_at: dict[SiteId, Phase]) -> None:
     else:
         assert isinstance(outcome, Commit)
         assert outcome.contributors == expected
-        assert np.array_equal(outcome.total, world.plain_sum(expected))
+        assert np.array_equal(outcome.totals[0], world.plain_sum(expected))
         dropped = {d.site: d.phase for d in world.coordinator.dropped}
         for site, phase in dropped.items():
             assert lost_at[site] is phase
@@ -103,10 +104,10 @@ def test_the_aggregate_is_the_plain_mean_of_three_updates_to_within_the_encoding
         SiteId(name): encode(update, bits=bits, value_range=value_range)[0]
         for name, update in zip(NAMES, updates, strict=False)
     }
-    world = World(3, length=1000, vectors=encoded)
+    world = World(3, layout=Layout((Vector("update", 1000),)), vectors=encoded)
     outcome = world.run()
     assert isinstance(outcome, Commit)
-    total = decode_sum(outcome.total, bits=bits, value_range=value_range, sites=3)
+    total = decode_sum(outcome.totals[0], bits=bits, value_range=value_range, sites=3)
     plain = np.mean(np.array(updates, np.float64), axis=0)
     step = encoding_step(bits=bits, value_range=value_range)
     assert np.max(np.abs(total / 3 - plain)) <= step / 2 * 1.000001  # each rounds by half a step

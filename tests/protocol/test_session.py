@@ -13,7 +13,6 @@ from primia.protocol.session import (
     advert_statement,
     session_id,
     survivor_statement,
-    threshold,
 )
 from primia.types import Digest, SiteId
 
@@ -85,16 +84,6 @@ def test_what_is_signed_about_survivors_names_session_partners_and_survivors():
         for survivors in (COHORT, COHORT[:2], COHORT[1:])
     }
     assert len(statements) == 2 * 2 * 3
-
-
-@pytest.mark.parametrize(
-    ("n", "t"), [(3, 3), (4, 3), (5, 4), (7, 5), (10, 7), (20, 14), (50, 34), (100, 67)]
-)
-def test_the_threshold_is_the_published_one_and_no_victim_opens_both_ways(n, t):
-    assert threshold(n) == t
-    colluding = (n - 1) // 3
-    assert 2 * t > n + colluding
-    assert colluding < t
 
 
 def test_a_round_number_out_of_range_is_refused():

@@ -208,7 +208,7 @@ def test_an_update_that_was_signed_for_one_sum_may_join_the_same_sum_again():
     for site in world.names:
         world.members[site] = world.member(site, signed_before=world.names)
     outcome = world.run()
-    assert np.array_equal(outcome.total, world.plain_sum(world.names))
+    assert np.array_equal(outcome.totals[0], world.plain_sum(world.names))
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,8 @@ PLAN: dict[str, Any] = {
     "aggregation": {
         "weighting": "constant",
         "max_patients": None,
-        "encoding_bits": 24,
+        "encoding_bits": None,
+        "wire_bits": 24,
         "encoding_range": 4.0,
     },
     "server": {

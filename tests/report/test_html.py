@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -96,7 +97,7 @@ def test_page_says_what_its_figures_do_not_say(page: Page) -> None:
         "exact sums over three hospitals or more, with no noise",
         "no validation patient is a training patient",
         "against anybody who sees the models",
-        "A dishonest hospital is not detected",
+        "A dishonest hospital is not detected for certain",
     ):
         assert limit in text, limit
 
@@ -190,3 +191,42 @@ def test_record_read_back_from_json_gives_the_same_page(
     html: str, record: StudyRecord, epsilon_by_round: dict[int, float]
 ) -> None:
     assert render(from_json(to_json(record)), epsilon_by_round=epsilon_by_round) == html
+
+
+def test_rejected_models_are_listed_and_are_neither_best_nor_last(record: StudyRecord) -> None:
+    attempts = [replace(a, votes=len(a.contributors)) for a in record.attempts]
+    attempts[-1] = replace(attempts[-1], votes=1, returned_to=7)
+    models = tuple(replace(m, accepted=m.number != 8) for m in record.models)
+    study = from_json(to_json(replace(record, attempts=tuple(attempts), models=models)))
+    page = Page(render(study))
+    assert "Models that the sites rejected" in page.text
+    assert "returned to the model of round 7: 1 of 4 sites accepted" in page.text
+    assert "best and last (round 7)" in page.text
+    assert "Models that the sites rejected" not in Page(render(record)).text
+
+
+def test_weaker_anonymity_of_groups_is_said(html: str, record: StudyRecord) -> None:
+    aggregation = {**record.plan["aggregation"], "groups": 3}
+    said = "A hospital hides among its group only"
+    assert (
+        said in Page(render(replace(record, plan={**record.plan, "aggregation": aggregation}))).text
+    )
+    assert said not in Page(html).text
+
+
+def test_noise_that_sites_share_is_never_called_independent(html: str, record: StudyRecord) -> None:
+    alone = "does not rely on anybody else"
+    assert alone in html
+    record.plan["privacy"].update(noise="distributed", colluding_sites=2)
+    shared = " ".join(render(record).split())
+    assert alone not in shared
+    assert "against the coordinator together with up to 2 of them" in shared
+
+
+def test_a_result_written_before_there_were_votes_is_still_read(record: StudyRecord) -> None:
+    raw = json.loads(to_json(record))
+    for attempt in raw["attempts"]:
+        del attempt["votes"], attempt["returned_to"]
+    for model in raw["models"]:
+        del model["accepted"]
+    assert from_json(json.dumps(raw)) == record

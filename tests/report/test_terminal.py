@@ -68,6 +68,17 @@ def test_a_reason_can_neither_style_nor_steer_the_terminal(record: StudyRecord) 
     assert "[bold red]x[/]" in _shown(rounds_table(study))
 
 
+def test_votes_and_returns_are_shown_where_there_was_a_vote(record: StudyRecord) -> None:
+    assert "votes" not in _shown(rounds_table(record))
+    attempts = [replace(a, votes=len(a.contributors)) for a in record.attempts]
+    attempts[3] = replace(attempts[3], votes=1, returned_to=2)
+    study = replace(record, attempts=tuple(attempts))
+    line = next(x for x in _shown(rounds_table(study)).splitlines() if x.split()[:1] == ["4"])
+    assert "1/3" in line
+    assert "returned to the model of round 2: 1 of 3 sites accepted" in line
+    assert "1 rejected; round 4 returned to the model of round 2" in _shown(summary(study))
+
+
 @pytest.mark.parametrize("module", ["record", "view", "terminal"])
 def test_status_commands_load_neither_matplotlib_nor_torch(module: str) -> None:
     code = (

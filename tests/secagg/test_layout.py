@@ -5,51 +5,54 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from primia.secagg.layout import Layout
+from primia.secagg.layout import Layout, Vector
 
-SEGMENTS = st.lists(
-    st.tuples(st.text(min_size=1, max_size=5), st.integers(1, 20)),
+VECTORS = st.lists(
+    st.builds(
+        Vector,
+        name=st.text(min_size=1, max_size=5),
+        length=st.integers(1, 20),
+        bits=st.sampled_from([24, 32]),
+    ),
     min_size=1,
     max_size=6,
-    unique_by=lambda segment: segment[0],
+    unique_by=lambda vector: vector.name,
 )
 
 
 @settings(deadline=None)
-@given(SEGMENTS)
-def test_what_is_concatenated_splits_into_the_same_parts(segments):
-    layout = Layout(tuple(segments))
-    parts = {
-        name: np.arange(length, dtype=np.uint32) + 100 * i
-        for i, (name, length) in enumerate(segments)
-    }
-    whole = layout.concatenate(parts)
-    assert whole.shape == (layout.length,)
-    again = layout.split(whole)
-    assert list(again) == [name for name, _ in segments]
+@given(VECTORS)
+def test_the_parts_are_views_that_cover_all_words_in_order(vectors):
+    layout = Layout(tuple(vectors))
+    words = np.arange(layout.length, dtype=np.uint32)
+    parts = layout.split(words)
+    assert list(parts) == [v.name for v in vectors]
+    assert [p.size for p in parts.values()] == [v.length for v in vectors]
+    assert np.array_equal(np.concatenate(list(parts.values())), words)
     for name, part in parts.items():
-        assert np.array_equal(again[name], part)
-        assert np.array_equal(whole[layout.slice(name)], part)
+        assert np.shares_memory(part, words)
+        assert np.array_equal(words[layout.slice(name)], part)
 
 
-@pytest.mark.parametrize("segments", [(), (("a", 1), ("a", 2)), (("a", 0),)])
-def test_an_impossible_layout_is_refused(segments):
-    with pytest.raises(ValueError, match="segment"):
-        Layout(segments)
+def test_a_24_bit_vector_takes_three_quarters_of_the_bytes():
+    wide, narrow = Vector("v", 1000), Vector("v", 1000, bits=24)
+    assert (wide.wire_bytes, narrow.wire_bytes) == (4000, 3000)
+    assert Layout((narrow, Vector("w", 2))).wire_bytes == 3008
 
 
-def test_parts_that_do_not_fit_are_refused():
-    layout = Layout((("update", 3), ("weight", 1)))
-    update, weight = np.zeros(3, np.uint32), np.zeros(1, np.uint32)
-    for parts in (
-        {"update": update},
-        {"update": update, "weight": weight, "extra": weight},
-        {"update": weight, "weight": weight},
-        {"update": update.astype(np.int32), "weight": weight},
-    ):
-        with pytest.raises(ValueError, match=r"update|parts"):
-            layout.concatenate(parts)
-    with pytest.raises(ValueError, match="vector"):
-        layout.split(np.zeros(5, np.uint32))
+def test_an_impossible_layout_is_refused():
+    for vectors in ((), (Vector("a", 1), Vector("a", 2))):
+        with pytest.raises(ValueError, match="vectors"):
+            Layout(vectors)
+    for length, bits in ((0, 32), (1, 16), (1, 33)):
+        with pytest.raises(ValueError, match="vector 'a'"):
+            Vector("a", length, bits)
+
+
+def test_words_that_do_not_fit_are_refused():
+    layout = Layout((Vector("update", 3, 24), Vector("weight", 1)))
+    for words in (np.zeros(5, np.uint32), np.zeros(4, np.int32), np.zeros((4, 1), np.uint32)):
+        with pytest.raises(ValueError, match="words"):
+            layout.split(words)
     with pytest.raises(KeyError):
         layout.slice("metrics")

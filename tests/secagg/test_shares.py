@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
+from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
@@ -115,6 +117,33 @@ def test_recover_gives_up_rather_than_give_a_wrong_secret():
     ):
         with pytest.raises(RoundFailed, match="shares"):
             recover(shares, threshold=t, accept=lambda s: s == secret)
+
+
+def test_a_share_that_is_no_field_element_is_refused(vectors):
+    good = [bytes.fromhex(share) for share in vectors["shamir"]["shares"]]
+    for forgery in vectors["forgeries"]["shares"]:
+        shares = {1: good[0], 3: good[2], forgery["x"]: bytes.fromhex(forgery["share"])}
+        with pytest.raises(ValueError, match=forgery["refusal"]):
+            combine(shares, threshold=3)
+
+
+def test_shares_at_any_positions_equal_lagrange_over_the_rationals():
+    """Holders may sit anywhere: x up to 2^16, out of order."""
+    secret, t = b"\x11" * 32, 4
+    coefficients = [7, 2**255, PRIME - 1]
+    xs = (65_536, 3, 1_000, 999)
+    values = [
+        (int.from_bytes(secret, "big") + sum(c * x**i for i, c in enumerate(coefficients, 1)))
+        % PRIME
+        for x in xs
+    ]
+    shares = {x: v.to_bytes(33, "big") for x, v in zip(xs, values, strict=True)}
+    assert combine(shares, threshold=t) == secret
+    at_zero = Fraction(0)
+    for x, value in zip(xs, values, strict=True):
+        at_zero += value * math.prod((Fraction(-o, x - o) for o in xs if o != x), start=Fraction(1))
+    plain = at_zero.numerator * pow(at_zero.denominator, -1, PRIME) % PRIME
+    assert plain == int.from_bytes(secret, "big")
 
 
 @pytest.mark.parametrize(("t", "n"), [(1, 3), (4, 3), (0, 3)])

@@ -21,7 +21,11 @@ from primia.errors import (
 from primia.identity.certificate import Identity, Role
 from primia.protocol import messages as m
 from primia.types import sha256
+from primia.wire.channel import CHUNK
+from primia.wire.client import _frames
+from primia.wire.convert import round_to_pb
 from primia.wire.handler import Attendance, StudyBundle
+from primia.wire.v1 import federation_pb2 as pb
 
 
 def test_a_site_gets_the_study(world):
@@ -125,6 +129,18 @@ def test_an_upload_of_45_mb_survives_broken_links_and_counts_once(world, upload_
     assert world.handler.finished == {upload_key.session: [sha256(data)]}
     client.upload(upload_key, data)  # the reply was lost: the same again
     assert world.handler.finished == {upload_key.session: [sha256(data)]}
+
+
+def test_frames_joined_by_hand_are_those_of_the_schema(upload_key):
+    key = pb.UploadKey(round=round_to_pb(upload_key.round), session=upload_key.session)
+    data = os.urandom(2 * CHUNK + 5)
+    header = pb.UploadHeader(key=key, length=len(data), sha256=b"d" * 32, offset=CHUNK // 2)
+    heard = []
+    frames = list(_frames(header, memoryview(data), heard.append))
+    pieces = [data[i : i + CHUNK] for i in range(CHUNK // 2, len(data), CHUNK)]
+    expected = [pb.UploadFrame(header=header), *(pb.UploadFrame(data=p) for p in pieces)]
+    assert frames == [frame.SerializeToString() for frame in expected]
+    assert heard == [CHUNK // 2 + CHUNK, len(data)]
 
 
 def test_an_upload_whose_spool_is_damaged_starts_over(world, upload_key):

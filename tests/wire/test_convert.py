@@ -35,7 +35,7 @@ instructions = st.one_of(
     st.builds(m.Train, rounds),
     st.builds(m.AdvertiseKeys, rounds, cohorts),
     st.builds(m.ShareSecrets, rounds, advert_lists),
-    st.builds(m.SendMasked, rounds, b32, shares),
+    st.builds(m.SendMasked, rounds, b32, cohorts, shares),
     st.builds(m.SignSurvivors, rounds, b32, cohorts),
     st.builds(m.Reveal, rounds, b32, st.dictionaries(names, signatures, max_size=4)),
     st.builds(m.Closed, rounds, st.sampled_from(m.Outcome), texts),

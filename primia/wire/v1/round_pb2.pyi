@@ -12,6 +12,7 @@ class RoundKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ROUND_KIND_UNSPECIFIED: _ClassVar[RoundKind]
     ROUND_KIND_TRAIN: _ClassVar[RoundKind]
     ROUND_KIND_EVALUATE: _ClassVar[RoundKind]
+    ROUND_KIND_RETRAIN: _ClassVar[RoundKind]
 
 class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -21,6 +22,7 @@ class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 ROUND_KIND_UNSPECIFIED: RoundKind
 ROUND_KIND_TRAIN: RoundKind
 ROUND_KIND_EVALUATE: RoundKind
+ROUND_KIND_RETRAIN: RoundKind
 OUTCOME_UNSPECIFIED: Outcome
 OUTCOME_COMMITTED: Outcome
 OUTCOME_ABORTED: Outcome
@@ -70,14 +72,16 @@ class ShareSecrets(_message.Message):
     def __init__(self, round: _Optional[_Union[RoundId, _Mapping]] = ..., adverts: _Optional[_Iterable[_Union[KeyAdvert, _Mapping]]] = ...) -> None: ...
 
 class SendMasked(_message.Message):
-    __slots__ = ("round", "session", "sealed")
+    __slots__ = ("round", "session", "sealed", "among")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     SEALED_FIELD_NUMBER: _ClassVar[int]
+    AMONG_FIELD_NUMBER: _ClassVar[int]
     round: RoundId
     session: bytes
     sealed: _containers.RepeatedCompositeFieldContainer[SiteBytes]
-    def __init__(self, round: _Optional[_Union[RoundId, _Mapping]] = ..., session: _Optional[bytes] = ..., sealed: _Optional[_Iterable[_Union[SiteBytes, _Mapping]]] = ...) -> None: ...
+    among: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, round: _Optional[_Union[RoundId, _Mapping]] = ..., session: _Optional[bytes] = ..., sealed: _Optional[_Iterable[_Union[SiteBytes, _Mapping]]] = ..., among: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SignSurvivors(_message.Message):
     __slots__ = ("round", "session", "survivors")

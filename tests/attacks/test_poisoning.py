@@ -1,0 +1,628 @@
+"""Sites that poison within their mask: what the sum shows, what the votes stop, what passes.
+
+The coordinator's own driver, real worker state and votes; training is a step towards a known best
+model, and the masks (whose sum is exact) are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator import home, record, show
+from coordinator.export import kept_models
+from coordinator.rounds import MOST_DISCARDS, RoundDriver, StudyTerms
+from coordinator.state import CoordinatorState, ModelRow, PinnedStudy
+from primia.config.plan import StudyPlan, canonical_bytes, plan_digest
+from primia.errors import PolicyRefused, RoundFailed
+from primia.federation import ballot
+from primia.federation.optimiser import (
+    FedAvg,
+    ServerState,
+    pack_state,
+    pack_weights,
+    unpack_weights,
+)
+from primia.federation.robust import combine
+from primia.learning.metrics import Counts
+from primia.protocol.events import Commit
+from primia.protocol.messages import RoundId, RoundKind
+from primia.report.terminal import rounds_table
+from primia.storage.blobs import Blobs
+from primia.study import contribution, metric_layout
+from primia.types import Digest, Ring, SiteId, sha256
+from tests.attacks.hospitals import NAMES, Consortium
+from tests.attacks.hospitals import plan as consortium_plan
+from worker.state import WorkerState
+from worker.work import LocalWork, check_round
+
+FIVE = ("alder", "birch", "cedar", "dogwood", "elm")
+BEST = np.full(8, 0.3)
+LIAR = SiteId("elm")
+
+
+def plan(**changes: Any) -> StudyPlan:
+    data: dict[str, Any] = {
+        "study": "poisoned",
+        "model": {"name": "small-cnn", "input_size": 28, "classes": ["no", "yes"]},
+        "sites": list(FIVE),
+        "rounds": 4,
+        "training": {
+            "patient_sampling_rate": 0.5, "local_steps": 1, "expected_patients": 5,
+            "learning_rate": 0.1,
+        },
+        "privacy": "none",
+        "aggregation": {"update_norm": 1.0},
+        "evaluation": {"histogram_bins": 64, "vote_tolerance": 0.1},
+    }  # fmt: skip
+    return StudyPlan.model_validate_json(json.dumps(data | changes))
+
+
+def counts_of(plan: StudyPlan, weights: npt.NDArray[np.floating], seed: int) -> Counts:
+    """Counts of 60 films that are told apart the better the nearer the weights are to BEST."""
+    noise = np.random.default_rng(seed).normal(size=60)
+    labels = np.arange(60) % 2
+    skill = 2.5 - 4 * float(np.linalg.norm(weights - BEST))
+    score = skill * (labels - 0.5) + noise
+    return metric_layout(plan).count(np.stack([-score, score], axis=1), labels)
+
+
+Ballot = Callable[[bool], npt.NDArray[np.int64]]
+
+
+class Site:
+    """A hospital whose training moves half the way towards BEST, or to wherever `aim` says."""
+
+    def __init__(self, name: SiteId, folder: Path, study: StudyPlan, seed: int) -> None:
+        self.name, self.folder, self.plan, self.seed = name, folder, study, seed
+        folder.mkdir(mode=0o700)
+        self.made: dict[tuple[object, ...], Ring] = {}
+        self.aim: Callable[[npt.NDArray[np.floating]], npt.NDArray[np.floating]] = lambda weights: (
+            (BEST - weights) / 2
+        )
+        self.ballot: Ballot | None = None
+        self.weight = 1
+        self.start()
+
+    def start(self) -> None:
+        """(Re)start the process on its folder."""
+        self.state = WorkerState(self.folder)
+        self.work = LocalWork(
+            plan=self.plan,
+            contribution=contribution(self.plan, BEST.size),
+            caps=None,  # type: ignore[arg-type]
+            cohort=None,  # type: ignore[arg-type]
+            state=self.state,
+            ledger=None,  # type: ignore[arg-type]
+            blobs=None,  # type: ignore[arg-type]
+            devices=("cpu",),
+        )
+
+    def vector(self, round_id: RoundId, model: bytes) -> Ring:
+        """What this site would mask; the same at every attempt, as a worker's stored update."""
+        check_round(round_id, self.plan)
+        self.state.check_model(round_id)
+        key = (round_id.number, round_id.model, round_id.kind)
+        if key not in self.made:
+            self.made[key] = self._make(round_id, unpack_weights(model, BEST.size))
+            self.state.add_update(round_id, sha256(self.made[key].tobytes()))
+        return self.made[key]
+
+    def _make(self, round_id: RoundId, weights: npt.NDArray[np.floating]) -> Ring:
+        counts = counts_of(self.plan, weights, self.seed)
+        if round_id.kind is RoundKind.RETRAIN:
+            counts = np.zeros_like(counts)
+        trains = round_id.kind is not RoundKind.EVALUATE
+        words, _ = self.work.contribution.encode(
+            self.aim(weights).astype(np.float32) if trains else None,
+            weight=1,
+            metrics=counts.astype(np.int64),
+            vote=self.work._vote(round_id, counts),
+        )
+        layout = self.work.contribution.layout
+        words[layout.slice("weight")] = self.weight
+        if self.ballot is not None:
+            words[layout.slice("vote")] = self.ballot(True).astype(np.uint32)
+        return words
+
+
+class Study:
+    """Coordinator and sites of one study; `clock` moves on with every round."""
+
+    def __init__(self, folder: Path, study: StudyPlan | None = None) -> None:
+        self.folder, self.plan, self.now = folder, study or plan(), 0.0
+        home.initialise(folder / "c", "poisoned")
+        self.blobs = Blobs(folder / "c" / "blobs")
+        self.state = CoordinatorState(folder / "c")
+        start = ServerState.start(np.zeros(BEST.size, np.float32), FedAvg())
+        model = ModelRow(
+            0, self.blobs.put(pack_weights(start.weights)), self.blobs.put(pack_state(start))
+        )
+        digest = plan_digest(self.plan)
+        self.state.pin_study(PinnedStudy(canonical_bytes(self.plan), b"", digest, 8), model)
+        self.sites: dict[SiteId, Site] = {}
+        for seed, name in enumerate(self.plan.site_ids):
+            self.sites[name] = Site(name, folder / name, self.plan, seed)
+            self.state.add_invitation(fingerprint=name, site=name, pem=b"", expires=1e12)
+            self.state.redeem(name, "key", lambda site: (b"certificate", site))
+        self.start()
+
+    def start(self) -> None:
+        """(Re)start the coordinator on its folder."""
+        self.state.close()
+        self.state = CoordinatorState(self.folder / "c")
+        terms = StudyTerms(
+            plan=plan_digest(self.plan),
+            roster=self.plan.site_ids,
+            rounds=self.plan.rounds,
+            quorum=self.plan.schedule.quorum,
+            deadline_s=10.0,
+            grace_s=1.0,
+            stage_timeout_s=1.0,
+            contribution=contribution(self.plan, BEST.size),
+            cipher=self.plan.aggregation.mask_cipher,
+            groups=self.plan.aggregation.groups,
+            threads=1,
+            score=lambda counts, sites: record.scores(self.plan, counts, sites),
+            optimiser=FedAvg(),
+            voting=self.plan.evaluation.vote_tolerance is not None,
+        )
+        self.driver = RoundDriver(
+            terms, self.state, self.blobs, lambda *_: True, clock=lambda: self.now
+        )
+
+    def round(self, sites: tuple[SiteId, ...] = ()) -> RoundId | None:
+        """One attempt among all `sites`; None once the study is over."""
+        self.now += 100.0
+        for site in self.sites:
+            self.driver.attend(site, 0, 0.0, lambda: True)
+        with self.driver._changed:
+            self.driver._open_next()
+        if self.driver.over is not None:
+            return None
+        machine = self.driver._round
+        assert machine is not None
+        round_id = machine.terms.round
+        came = sites or tuple(self.sites)
+        groups = tuple(tuple(came[i :: self._groups]) for i in range(self._groups))
+        model = self.blobs.get(round_id.model)
+        vectors = {s: self.sites[s].vector(round_id, model) for s in came}
+        totals = tuple(sum_of([vectors[s] for s in group]) for group in groups)
+        self.driver._commit(machine, Commit(totals=totals, groups=groups, contributors=came))
+        return round_id
+
+    @property
+    def _groups(self) -> int:
+        return self.plan.aggregation.groups
+
+    def finish(self) -> None:
+        while self.round() is not None:
+            pass
+
+    def weights(self, number: int) -> npt.NDArray[np.float32]:
+        return unpack_weights(self.blobs.get(self.state.models()[number].digest), BEST.size)
+
+    def outcomes(self) -> list[str]:
+        return [a.outcome for a in self.state.attempts()]
+
+
+def sum_of(vectors: list[Ring]) -> Ring:
+    total = np.zeros_like(vectors[0])
+    for vector in vectors:
+        total += vector
+    return total
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return Study(tmp_path)
+
+
+def away_from_best(strength: float) -> Callable[[npt.NDArray[np.floating]], Any]:
+    """An update that drags the mean of five below what the other four can undo."""
+    return lambda weights: np.full(BEST.size, -strength)
+
+
+def test_the_harness_is_honest_all_rounds_commit_and_the_model_learns(study: Study) -> None:
+    study.finish()
+    assert study.outcomes() == ["committed"] * 5
+    assert [m.accepted for m in study.state.models()] == [True] * 5
+    assert np.linalg.norm(study.weights(4) - BEST) < 0.1
+
+
+# --- what the sum shows -------------------------------------------------------------------------
+
+
+def test_a_boosted_update_is_discarded_by_the_norm_of_the_sum(study: Study) -> None:
+    honest = study.sites[LIAR].aim
+    study.sites[LIAR].work = boosted(study.sites[LIAR].work)
+    study.sites[LIAR].aim = lambda weights: 50 * honest(weights)
+    study.round()
+    (attempt,) = study.state.attempts()
+    assert attempt.outcome == "aborted"
+    assert attempt.reason.startswith("the sum was discarded")
+    assert len(study.state.models()) == 1
+
+
+def boosted(work: LocalWork) -> LocalWork:
+    """The worker without its own scaling down to the plan's norm; the liar has rewritten it."""
+    from dataclasses import replace
+
+    return replace(work, contribution=replace(work.contribution, update_norm=None))
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_vector_at_the_bound_in_every_coordinate_is_discarded(study: Study, sign: int) -> None:
+    liar = study.sites[LIAR]
+    liar.work = boosted(liar.work)
+    liar.aim = lambda weights: np.full(BEST.size, sign * study.plan.aggregation.encoding_range)
+    study.round()
+    assert study.outcomes() == ["aborted"]
+
+
+@pytest.mark.parametrize("weight", [0, 2, 50, 2**32 - 1])
+def test_a_site_cannot_claim_another_weight_than_one(study: Study, weight: int) -> None:
+    study.sites[LIAR].weight = weight
+    study.round()
+    assert study.outcomes() == ["aborted"]
+    assert "weight" in study.state.attempts()[0].reason
+
+
+def test_a_round_whose_sums_are_discarded_again_and_again_waits_for_a_person(study: Study) -> None:
+    study.sites[LIAR].weight = 50
+    for _ in range(MOST_DISCARDS):
+        study.round()
+    with pytest.raises(RoundFailed, match="--strike SITE"):
+        study.driver.run(threading.Event())
+    kept = record.study_record(study.state)
+    assert [a.outcome for a in kept.attempts] == ["aborted"] * MOST_DISCARDS
+    assert "nothing was applied" in show.troubles(kept)[0]["next"]
+    study.sites[LIAR].weight = 1  # its operator has mended it
+    study.sites[LIAR].made.clear()
+    study.start()
+    study.finish()
+    assert study.outcomes()[MOST_DISCARDS:] == ["committed"] * 5
+
+
+# --- what the votes stop ------------------------------------------------------------------------
+
+
+def poison_round(study: Study, number: int, sites: tuple[SiteId, ...] = ()) -> None:
+    """Run rounds until `number` has made a poisoned model whose sum shows nothing."""
+    while len(study.state.models()) < number:
+        study.round(sites)
+    liar = study.sites[LIAR]
+    honest, work = liar.aim, liar.work
+    liar.aim, liar.work = away_from_best(1.8), boosted(work)
+    study.round(sites)
+    liar.aim, liar.work = honest, work
+    assert study.outcomes()[-1] == "committed", "the norm check must not be what stops it"
+
+
+def test_a_poisoned_model_is_voted_down_and_the_study_returns_to_the_accepted_one(
+    study: Study,
+) -> None:
+    poison_round(study, 2)
+    rejected = study.weights(2)
+    study.round()
+    models = study.state.models()
+    assert [m.accepted for m in models] == [True, True, False, True]
+    assert (models[3].digest, models[3].state) == (models[1].digest, models[1].state)
+    attempt = study.state.attempts()[-1]
+    assert (attempt.votes, attempt.returned_to, attempt.update_norm) == (0, 1, None)
+    study.finish()
+    assert [a.round.number for a in study.state.attempts()] == [1, 2, 3, 4, 5]
+    assert study.outcomes() == ["committed"] * 5
+    assert np.linalg.norm(study.weights(4) - BEST) < np.linalg.norm(rejected - BEST) / 2
+
+
+def test_the_model_returned_to_is_counted_in_no_second_sum(study: Study) -> None:
+    # The counts of one model over two sets of sites would differ by one site's counts, exactly.
+    poison_round(study, 2)
+    rounds = [study.round(), study.round()]
+    assert [r and r.kind for r in rounds] == [RoundKind.TRAIN, RoundKind.RETRAIN]
+    layout = study.sites[LIAR].work.contribution.layout
+    for site in study.sites.values():
+        again = site.made[4, study.state.models()[3].digest, RoundKind.RETRAIN]
+        assert not again[layout.slice("metrics")].any()
+    assert study.state.models()[3].scores == study.state.models()[1].scores
+
+
+def test_a_return_is_shown_in_rounds_status_report_and_why(study: Study) -> None:
+    poison_round(study, 2)
+    study.round()
+    kept = record.study_record(study.state)
+    words = "returned to the model of round 1: 0 of 5 sites accepted"
+    assert words in "".join(rounds_table(kept).columns[-1]._cells[-1].plain)  # type: ignore[union-attr]
+    assert show.status_json(study.state)["returns"] == [
+        {"round": 3, "votes": 0, "sites": 5, "returned_to": 1}
+    ]
+    assert words in [t["reason"] for t in show.troubles(kept)]
+    record.write_report(kept, study.plan, study.folder)
+    assert words in (study.folder / "report.html").read_text()
+
+
+def test_a_poisoned_last_model_is_not_the_result(study: Study) -> None:
+    poison_round(study, 4)
+    study.finish()
+    assert [m.accepted for m in study.state.models()] == [True, True, True, True, False]
+    assert study.state.attempts()[-1].returned_to == 3
+    assert kept_models(study.state)["model-last.safetensors"].number == 3
+    assert record.study_record(study.state).best != 4
+
+
+def test_no_model_is_evaluated_at_the_end_if_the_last_round_returned(study: Study) -> None:
+    poison_round(study, 3)
+    study.finish()
+    assert study.driver.over is not None
+    kinds = [a.round.kind for a in study.state.attempts()]
+    assert kinds == [RoundKind.TRAIN] * 4, "round 4 returned to model 2, which was counted"
+    assert study.state.accepted_model().number == 2
+
+
+def test_a_return_survives_a_restart_of_everybody_at_any_moment(study: Study) -> None:
+    def restart() -> None:
+        study.start()
+        for site in study.sites.values():
+            site.state.close()
+            site.start()
+
+    study.round()
+    restart()
+    poison_round(study, 2)
+    restart()
+    study.round()
+    restart()
+    assert study.state.accepted_model().number == 1
+    study.finish()
+    assert [m.accepted for m in study.state.models()] == [True, True, False, True, True]
+
+
+def test_without_votes_in_the_plan_nothing_returns(tmp_path: Path) -> None:
+    study = Study(tmp_path, plan(evaluation={"histogram_bins": 64}))
+    poison_round(study, 2)
+    study.finish()
+    assert [m.accepted for m in study.state.models()] == [True] * 5
+    assert not record.study_record(study.state).returns
+
+
+def reject(study: Study) -> None:
+    """A majority votes no from now on, whatever it sees."""
+    for name in FIVE[:3]:
+        study.sites[SiteId(name)].ballot = lambda _: ballot.cast(False, os.urandom)
+
+
+def test_in_a_plan_without_votes_ballots_count_for_nothing(tmp_path: Path) -> None:
+    study = Study(tmp_path, plan(evaluation={"histogram_bins": 64}))
+    reject(study)
+    study.finish()
+    assert study.outcomes() == ["committed"] * 5
+    assert [a.returned_to for a in study.state.attempts()] == [None] * 5
+
+
+def test_the_start_model_cannot_be_rejected_and_a_rejected_one_is_not_the_best(
+    study: Study,
+) -> None:
+    reject(study)
+    study.round()
+    assert study.state.models()[0].accepted
+    study.finish()
+    # The same sites make the same update from it: the rejected model is not asked about again.
+    assert [m.accepted for m in study.state.models()] == [True, False, True, True, True]
+    assert len(study.state.attempts()) == 4
+    assert study.state.accepted_model().number == 0
+    assert record.study_record(study.state).best is None, "only the start model is left"
+
+
+def test_updates_of_zero_do_not_make_the_study_ask_for_a_model_twice(study: Study) -> None:
+    for site in study.sites.values():
+        site.aim = np.zeros_like
+    study.finish()
+    kinds = [a.round.kind for a in study.state.attempts()]
+    assert kinds == [RoundKind.TRAIN, *[RoundKind.RETRAIN] * 3]
+    assert study.outcomes() == ["committed"] * 4
+
+
+# --- voters that lie ----------------------------------------------------------------------------
+
+
+def test_one_lying_voter_of_five_cannot_force_a_return(study: Study) -> None:
+    study.sites[LIAR].ballot = lambda _: ballot.cast(False, os.urandom)
+    study.finish()
+    assert [a.votes for a in study.state.attempts()] == [4] * 5
+    assert all(m.accepted for m in study.state.models())
+
+
+def test_one_lying_voter_of_five_cannot_block_a_return(study: Study) -> None:
+    study.sites[LIAR].ballot = lambda _: ballot.cast(True, os.urandom)
+    poison_round(study, 2)
+    study.round()
+    attempt = study.state.attempts()[-1]
+    assert (attempt.votes, attempt.returned_to) == (1, 1)
+
+
+@pytest.mark.parametrize("yes", [-4, 5])
+def test_a_voter_that_votes_for_others_is_found_in_the_sum(study: Study, yes: int) -> None:
+    forged = np.zeros(ballot.LENGTH, np.int64)
+    forged[0] = yes
+    study.sites[LIAR].ballot = lambda _: forged
+    study.round()
+    assert study.outcomes() == ["aborted"]
+    assert "ballots" in study.state.attempts()[0].reason
+
+
+@given(scores=st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_a_vote_follows_the_best_of_earlier_models_and_a_repeat_votes_the_same(
+    scores: list[float], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    state = WorkerState(tmp_path_factory.mktemp("worker"))
+    for number, score in enumerate(scores, start=1):
+        round_id = RoundId(
+            Digest("a" * 64), number, number, RoundKind.TRAIN, sha256(b"%d" % number)
+        )
+        best = max(scores[: number - 1], default=None)
+        assert state.add_score(round_id, score) == (score, best)
+        assert state.add_score(round_id, 0.123) == (score, best), "the first score stands"
+    state.close()
+
+
+def test_a_site_with_films_of_one_class_has_no_opinion(study: Study) -> None:
+    work, layout = study.sites[LIAR].work, metric_layout(study.plan)
+    rng = np.random.default_rng(1)
+    for number in (1, 2, 3):
+        counts = layout.count(rng.normal(size=(9, 2)), np.zeros(9, np.int64))
+        round_id = RoundId(plan_digest(study.plan), number, number, RoundKind.TRAIN, sha256(b"x"))
+        assert work._vote(round_id, counts)
+    empty = np.zeros(layout.length, np.uint32)
+    assert work._vote(round_id, empty)
+
+
+# --- training again is no way around the site's own rules ---------------------------------------
+
+
+def again(study: Study, number: int, model: int) -> RoundId:
+    digest = study.state.models()[model].digest
+    return RoundId(plan_digest(study.plan), number, 99, RoundKind.RETRAIN, digest)
+
+
+def test_a_site_trains_again_only_ahead_and_once_in_a_round(study: Study) -> None:
+    study.round()
+    study.round()
+    state = study.sites[LIAR].state
+    state.check_model(again(study, 3, 0))
+    for number, model in [(1, 0), (2, 1), (2, 0)]:  # done before, as TRAIN
+        with pytest.raises(PolicyRefused):
+            state.check_model(again(study, number, model))
+
+
+def test_training_again_is_charged_and_counts_no_film(tmp_path: Path) -> None:
+    # Real workers and the whole protocol: round 2 starts from the model of round 1.
+    voted = consortium_plan(evaluation={"histogram_bins": 16, "vote_tolerance": 0.1})
+    consortium = Consortium(tmp_path, dict.fromkeys(NAMES, voted))
+    consortium.plan = voted
+    west = consortium.hospitals[SiteId("west")]
+    films = []
+    for number, kind in [(1, RoundKind.TRAIN), (2, RoundKind.RETRAIN)]:
+        found = consortium.run(consortium.round_id(number, kind))
+        assert isinstance(found, Commit)
+        (total,) = found.totals
+        sums = west.work.contribution.decode(total, contributors=len(NAMES))
+        assert sums.mean_update.any()
+        films.append(int(sums.metrics[-1]))
+    assert films == [5 + 6 + 7 + 8, 0]
+    assert [row.round for row in west.ledger.rows()] == [1, 2]
+
+
+# --- sums of groups -----------------------------------------------------------------------------
+
+NINE = tuple("abcdefghi")
+
+
+def nine(**changes: Any) -> StudyPlan:
+    return plan(
+        sites=[f"site-{c}" for c in NINE],
+        schedule={"quorum": 9},
+        aggregation={"groups": 3, **changes},
+    )
+
+
+def test_one_poisoned_group_of_three_does_not_move_the_trimmed_mean(tmp_path: Path) -> None:
+    study = Study(tmp_path, nine())
+    liar = study.sites[SiteId("site-a")]
+    liar.aim = lambda weights: np.full(BEST.size, -4.0)  # no update_norm in this plan
+    study.finish()
+    assert study.outcomes() == ["committed"] * 5
+    assert np.linalg.norm(study.weights(4) - BEST) < 0.1
+
+
+@given(poison=st.lists(st.floats(-4, 4), min_size=8, max_size=8))
+def test_with_one_poisoned_group_of_three_the_mean_stays_in_the_honest_range(
+    poison: list[float],
+) -> None:
+    terms = contribution(nine(), BEST.size)
+    rng = np.random.default_rng(5)
+    honest = rng.normal(scale=0.1, size=(9, BEST.size)).astype(np.float32)
+    honest[0] = poison
+    parts = []
+    for group in range(3):
+        vectors = [
+            terms.encode(u, weight=1, metrics=np.zeros(terms.metrics, np.int64), vote=True)[0]
+            for u in honest[group::3]
+        ]
+        parts.append(terms.decode(sum_of(vectors), contributors=3))
+    means = np.stack([honest[group::3].mean(axis=0) for group in (1, 2)])
+    found = combine(parts).mean_update
+    assert (found >= means.min(axis=0) - 1e-4).all()
+    assert (found <= means.max(axis=0) + 1e-4).all()
+
+
+def test_a_sum_that_fails_its_check_names_the_group(tmp_path: Path) -> None:
+    study = Study(tmp_path, nine())
+    study.sites[SiteId("site-b")].weight = 9
+    study.round()
+    reason = study.state.attempts()[0].reason
+    assert "sum of site-b, site-e, site-h" in reason
+    assert "site-a" not in reason
+
+
+# --- what is not caught -------------------------------------------------------------------------
+
+
+def test_not_caught_a_poison_within_the_norm_that_leaves_the_auc_as_it_was(study: Study) -> None:
+    # A backdoor is just that: right on the validation films, wrong on the films of its maker.
+    liar = study.sites[LIAR]
+    honest = liar.aim
+    sideways = np.array([1, -1] * 4) * 0.1  # the AUC hardly changes, the model does
+    liar.aim = lambda weights: honest(weights) + sideways
+    study.finish()
+    assert study.outcomes() == ["committed"] * 5
+    assert all(m.accepted for m in study.state.models())
+    moved = study.weights(4) - BEST
+    assert float(moved @ sideways) / float(np.linalg.norm(sideways)) > 0.03
+
+
+def test_not_caught_a_majority_that_lies(study: Study) -> None:
+    for name in FIVE[2:]:
+        study.sites[SiteId(name)].ballot = lambda _: ballot.cast(True, os.urandom)
+    poison_round(study, 2)
+    study.finish()
+    assert all(m.accepted for m in study.state.models())
+
+
+def test_not_caught_an_update_at_the_bound_where_the_plan_sets_no_norm(tmp_path: Path) -> None:
+    study = Study(tmp_path, plan(aggregation={}))
+    study.sites[LIAR].aim = lambda weights: np.full(BEST.size, -4.0)
+    study.round()
+    assert study.outcomes() == ["committed"]
+
+
+# --- older state --------------------------------------------------------------------------------
+
+
+def test_a_study_begun_before_there_were_votes_goes_on(tmp_path: Path) -> None:
+    study = Study(tmp_path, plan(evaluation={"histogram_bins": 64}))
+    study.round()
+    study.round()
+    study.state.close()
+    with sqlite3.connect(tmp_path / "c" / "coordinator.db") as db:
+        db.execute("ALTER TABLE models DROP COLUMN accepted")
+        db.execute("ALTER TABLE attempts DROP COLUMN votes")
+        db.execute("ALTER TABLE attempts DROP COLUMN returned_to")
+        db.execute("PRAGMA user_version = 2")
+    study.start()
+    assert [m.accepted for m in study.state.models()] == [True, True, None]
+    study.finish()
+    assert study.outcomes() == ["committed"] * 5
+    assert not math.isnan(record.study_record(study.state).models[4].scores.auc)  # type: ignore[union-attr]
