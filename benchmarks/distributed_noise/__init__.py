@@ -1,0 +1,1 @@
+"""What noise that the sites add together brings, on PneumoniaMNIST divided among hospitals."""
