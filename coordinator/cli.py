@@ -150,6 +150,8 @@ def why(state: State = HERE, json: Json = False) -> None:
     found = troubles(record)
     if json:
         print_json(found)
+    elif not record.attempts:
+        out.print("no round has been opened yet; `primia-coordinator status` says who is away")
     elif not found:
         out.print("[green]nothing[/] went wrong: every site was in every round")
     else:

@@ -84,6 +84,7 @@ def _pin(folder: Path, state: CoordinatorState, blobs: Blobs, plan: StudyPlan) -
     digest = plan_digest(plan)
     # The seed is nothing secret: anybody with the plan can make model 0.
     weights = flatten(build_for(plan.model, seed=int(digest[:8], 16)))
+    contribution(plan, weights.size)  # refuses what does not fit the ring, before it is signed
     start_state = ServerState.start(weights, optimiser(plan))
     model = ModelRow(0, blobs.put(pack_weights(weights)), blobs.put(pack_state(start_state)), None)
     _, key = home.coordinator_identity(folder)

@@ -44,10 +44,11 @@ def write_export(state: CoordinatorState, home: Path, folder: Path) -> list[Path
 
 
 def kept_models(state: CoordinatorState) -> dict[str, ModelRow]:
-    """The last model that the sites did not reject, and the best one, by file name."""
+    """The newest model, or the one that the study returned to from it, and the best, by file."""
     models = {m.number: m for m in state.models()}
-    last = max(number for number, model in models.items() if model.accepted is not False)
-    kept = {"model-last.safetensors": models[last]}
+    newest = models[max(models)]
+    last = newest if newest.accepted is not False else state.accepted_model()
+    kept = {"model-last.safetensors": last}
     best = study_record(state).best
     if best is not None:
         kept["model-best.safetensors"] = models[best]

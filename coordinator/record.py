@@ -18,7 +18,7 @@ from coordinator.state import AttemptRow, CoordinatorState
 from primia.config import StudyPlan, plan_from_canonical
 from primia.errors import StateError
 from primia.learning.metrics import Metrics
-from primia.learning.terms import study_mechanism
+from primia.learning.terms import is_distributed, study_mechanism
 from primia.privacy.accounting import epsilon
 from primia.protocol.messages import RoundKind
 from primia.report.record import (
@@ -143,11 +143,18 @@ def _best(models: Sequence[ModelRecord]) -> int | None:
 def _sites(
     state: CoordinatorState, plan: StudyPlan, attempts: Sequence[AttemptRow]
 ) -> list[SiteRecord]:
+    """ε as the coordinator sees it, an upper bound. With a site's own noise a repeated attempt
+    offers what was charged already; with shared noise every attempt counts, though one that ended
+    before its keys were made is not charged again."""
     trained = [a for a in attempts if a.round.kind is not RoundKind.EVALUATE]
     found = []
     for site in state.sites():
         given = {a.round.number for a in trained if site.site in a.contributors}
-        charged = {a.round.number for a in trained if site.site in a.charged}
+        charged = {
+            a.round.attempt if is_distributed(plan) else a.round.number
+            for a in trained
+            if site.site in a.charged
+        }
         found.append(
             SiteRecord(
                 site=site.site,

@@ -20,6 +20,7 @@ import structlog
 
 from coordinator.state import (
     DISCARDED,
+    AttemptRow,
     CoordinatorState,
     ModelRow,
     Participation,
@@ -61,6 +62,7 @@ log = structlog.get_logger()
 ATTENDING_S = 45.0  # a site heard of this recently is there; a long poll takes 20 s
 LONGEST_PAUSE_S = 60.0  # between an aborted attempt and the next
 MOST_DISCARDS = 3  # sums of one round in a row that do not count; then a person decides
+_RESTARTED = "the coordinator was restarted"
 _PHASES = list(Phase)
 
 
@@ -112,15 +114,14 @@ class RoundDriver:
         self._aborts = 0
         self._discards = 0
         self._not_before = 0.0
+        self._started = clock()
         for row in state.attempts():
             if row.outcome == "open":
                 everyone = [
-                    Participation(
-                        s, s in row.charged, False, row.phase, "the coordinator was restarted"
-                    )
+                    Participation(s, s in row.charged, False, row.phase, _RESTARTED)
                     for s in terms.roster
                 ]
-                state.abort_attempt(row.round.attempt, "the coordinator was restarted", everyone)
+                state.abort_attempt(row.round.attempt, _RESTARTED, everyone)
 
     # --- called by the service, from any thread ----------------------------------------------
 
@@ -246,19 +247,26 @@ class RoundDriver:
         return 0.5 if deadline is None else max(0.01, min(0.5, deadline - self._clock()))
 
     def _open_next(self) -> None:
-        done = {a.round.number for a in self._state.attempts() if a.outcome == "committed"}
+        attempts = self._state.attempts()
+        done = {a.round.number for a in attempts if a.outcome == "committed"}
         number = next((n for n in range(1, self.terms.rounds + 2) if n not in done), None)
         model = self._state.models()[-1]
-        counted = model.scores is not None  # the study returned to it, or its updates were zero
+        # The study returned to it, or its updates were zero: no site counts it in another round.
+        counted = model.scores is not None or any(
+            a.round.model == model.digest and a.round.number in done for a in attempts
+        )
         if number is None or (number > self.terms.rounds and counted):
             self._finish("all rounds are committed")
             return
         present = self._present()
         if len(present) < self.terms.quorum or self._clock() < self._not_before:
             return
-        kind = RoundKind.RETRAIN if counted else RoundKind.TRAIN
-        if number > self.terms.rounds:
-            kind = RoundKind.EVALUATE
+        tried = [a for a in attempts if a.round.number == number]
+        if self._may_still_come(tried, present):
+            return
+        kind = self._kind(number, counted, tried, present)
+        promised = self._promised_to(tried, kind)
+        invited = promised if promised and promised <= present else self._invited()
         round_id = self._state.open_attempt(self.terms.plan, number, kind, model.digest)
         log.info("round_opened", round=number, attempt=round_id.attempt, kind=kind.value)
         self._ready.clear()
@@ -266,7 +274,7 @@ class RoundDriver:
         machine = CoordinatorRound(
             RoundTerms(
                 round=round_id,
-                invited=tuple(sorted(self._promised_to(number, present) or self._invited())),
+                invited=tuple(sorted(invited)),
                 quorum=self.terms.quorum,
                 deadline_s=self.terms.deadline_s,
                 grace_s=self.terms.grace_s,
@@ -290,17 +298,45 @@ class RoundDriver:
             if s.struck_at is None and s.site in self.terms.roster
         }
 
-    def _promised_to(self, number: int, present: set[SiteId]) -> set[SiteId]:
-        """The sites that signed for each other in an attempt at this round that then aborted.
+    def _promised_to(self, tried: list[AttemptRow], kind: RoundKind) -> set[SiteId]:
+        """The sites that signed for each other in an attempt of this kind that then aborted.
 
-        Their updates join a sum of exactly these sites, without another charge. If one of them
-        is away the round is opened to all, and those that signed train anew.
+        Their updates join a sum of exactly these sites, without another charge. With shared noise
+        they join none: nobody is bound.
         """
-        for row in reversed(self._state.attempts()):
-            if row.round.number == number and row.survivors:
-                signed = set(row.survivors)
-                return signed if signed <= present else set()
-        return set()
+        if self.terms.contribution.shared is not None and kind is not RoundKind.EVALUATE:
+            return set()
+        signed = [a.survivors for a in tried if a.round.kind is kind and a.survivors]
+        return set(signed[-1]) if signed else set()
+
+    def _may_still_come(self, tried: list[AttemptRow], present: set[SiteId]) -> bool:
+        """Whether a site that signed before we were restarted may still be on its way back."""
+        promised = self._promised_to(tried, tried[-1].round.kind) if tried else set()
+        waits = promised <= self._invited() and not promised <= present
+        return waits and self._clock() < self._started + ATTENDING_S
+
+    def _kind(
+        self, number: int, counted: bool, tried: list[AttemptRow], present: set[SiteId]
+    ) -> RoundKind:
+        """What the sites may be asked for: a site that signed for a sum counts for no other one.
+
+        That sum may have been opened, and the model counted over other sites would show the
+        difference. So the signers are brought together again, once; then the round trains again
+        and counts nothing. A model that is left without scores is neither accepted nor rejected:
+        the next that is counted decides.
+        """
+        if number > self.terms.rounds:
+            return RoundKind.EVALUATE
+        if counted or any(a.round.kind is RoundKind.RETRAIN for a in tried):
+            return RoundKind.RETRAIN
+        signed = [a for a in tried if a.survivors]
+        if not signed:
+            return RoundKind.TRAIN
+        promised = self._promised_to(tried, RoundKind.TRAIN)
+        failed = tried[-1] is not signed[-1] and tried[-1].reason != _RESTARTED
+        if promised and promised <= present and not failed:
+            return RoundKind.TRAIN
+        return RoundKind.RETRAIN
 
     def _present(self) -> set[SiteId]:
         now = self._clock()

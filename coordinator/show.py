@@ -211,7 +211,7 @@ def troubles(record: StudyRecord) -> list[dict[str, Any]]:
                 "reason": absent.reason,
                 "next": _next_step(absent.reason),
             }
-            for absent in attempt.absent
+            for absent in attempt.lost
         )
     return found
 

@@ -16,6 +16,7 @@ from primia.config.site import SiteConfig
 from primia.errors import PrimiaError
 from primia.identity import keyfile
 from primia.imaging.readers import load_cohort
+from primia.learning.terms import is_distributed
 from primia.privacy.ledger import Ledger
 from primia.wire.client import FederationClient
 from worker.home import SiteIdentity, load
@@ -83,7 +84,13 @@ def _fetch_plan(folder: Path, identity: SiteIdentity, config: SiteConfig) -> Stu
 
 
 def _describe(plan: StudyPlan) -> str:
-    return f"{plan.study}: {plan.rounds} rounds, {len(plan.sites)} sites, within this site's caps"
+    noise = ", noise shared with the other sites" if is_distributed(plan) else ""
+    groups = plan.aggregation.groups
+    sums = f", summed in {groups} groups" if groups > 1 else ""
+    return (
+        f"{plan.study}: {plan.rounds} rounds, {len(plan.sites)} sites{noise}{sums}, within this "
+        "site's caps"
+    )
 
 
 def _films(folder: Path, config: SiteConfig, plan: StudyPlan) -> str:

@@ -232,9 +232,10 @@ class Participant:
     def _refuse(self, round_id: RoundId, err: PrimiaError) -> None:
         log.error("round_left", round=round_id.number, attempt=round_id.attempt, reason=str(err))
         update = self._update
-        if isinstance(err, PromisedElsewhere) and round_id.kind is not RoundKind.EVALUATE:
+        if isinstance(err, PromisedElsewhere) and round_id.kind is RoundKind.RETRAIN:
             # The sites it was promised to did not come back, and it may join no other sum; the
-            # next attempt trains anew and charges that, too. Counts have no noise: they stay.
+            # next attempt trains anew and charges that, too. An update that comes with counts
+            # waits for those sites: made anew, the same model would be counted in two sums.
             assert update is not None
             self._state.retire_update(update)
         try:

@@ -38,15 +38,22 @@ _MIGRATIONS = [
         model TEXT PRIMARY KEY, number INTEGER NOT NULL, score REAL NOT NULL
     ) STRICT;
     """,
+    # -1 for updates of before: nobody knows, so with shared noise they are not offered again.
+    "ALTER TABLE updates ADD COLUMN keys_before INTEGER NOT NULL DEFAULT -1",
 ]
 
 
 @dataclass(frozen=True)
 class StoredUpdate:
-    """An encoded contribution on disk; `signed` are the survivors it was promised to, if any."""
+    """An encoded contribution on disk.
+
+    keys_before: the last attempt that keys were made for when it was stored.
+    signed: the survivors it was promised to, if any.
+    """
 
     id: int
     digest: Digest
+    keys_before: int
     signed: tuple[SiteId, ...] | None
 
 
@@ -97,17 +104,18 @@ class WorkerState(Book):
 
     def add_update(self, round_id: RoundId, digest: Digest) -> StoredUpdate:
         """Record an encoded contribution whose blob is durable."""
+        keys_before = self.last_attempt()
         with self._db.transaction() as db:
             cursor = db.execute(
-                "INSERT INTO updates (plan, number, model, kind, digest, made_at) "
-                "VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO updates (plan, number, model, kind, digest, made_at, keys_before) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
                     round_id.plan, round_id.number, round_id.model, round_id.kind.value, digest,
-                    self._clock(),
+                    self._clock(), keys_before,
                 ),
             )  # fmt: skip
         assert cursor.lastrowid is not None
-        return StoredUpdate(cursor.lastrowid, digest, None)
+        return StoredUpdate(cursor.lastrowid, digest, keys_before, None)
 
     def update_for(self, round_id: RoundId) -> StoredUpdate | None:
         """The contribution made for this round and model in an earlier attempt, if any."""
@@ -120,14 +128,15 @@ class WorkerState(Book):
         if row is None:
             return None
         signed = None if row["signed"] is None else tuple(json.loads(row["signed"]))
-        return StoredUpdate(row["id"], Digest(row["digest"]), signed)
+        return StoredUpdate(row["id"], Digest(row["digest"]), row["keys_before"], signed)
 
     def check_model(self, round_id: RoundId) -> None:
         """One model for each round and one round for each model, and never back to an older one.
 
         Otherwise a coordinator could ask what any number of models make of the films, or have
         one model counted in two sums and read off their difference. A round that trains again
-        counts nothing, so it may start from a model of an earlier round. Raises PolicyRefused.
+        counts nothing, so it may start from a model of an earlier round, and may follow upon a
+        round that counts; never the other way round. Raises PolicyRefused.
         """
         this = {
             "plan": round_id.plan, "number": round_id.number, "model": round_id.model,
@@ -136,7 +145,8 @@ class WorkerState(Book):
         with self._db.transaction() as db:
             row = db.execute(
                 "SELECT number, model FROM updates WHERE plan = :plan AND (number > :number "
-                "OR (number = :number AND (model <> :model OR kind <> :kind)) "
+                "OR (number = :number AND (model <> :model "
+                "    OR kind <> :kind AND NOT (kind = 'train' AND :again))) "
                 "OR (number < :number AND model = :model AND NOT :again)) ORDER BY number DESC",
                 this,
             ).fetchone()
@@ -150,7 +160,8 @@ class WorkerState(Book):
         """Keep how this site's validation films fare under a round's model; it never leaves.
 
         Returns the score kept for the model, the first one if there are several, and the best of
-        the models of earlier rounds, None for the first round: the same at every repeat.
+        the models of earlier rounds, None for the first round: the same at every repeat. Left out
+        is what the study took back: a model between two rounds that train from one and the same.
         """
         with self._db.transaction() as db:
             db.execute(
@@ -161,7 +172,10 @@ class WorkerState(Book):
                 "SELECT score FROM scores WHERE model = ?", (round_id.model,)
             ).fetchone()
             best = db.execute(
-                "SELECT max(score) AS top FROM scores WHERE number < ?", (round_id.number,)
+                "SELECT max(score) AS top FROM scores WHERE number < ? AND NOT EXISTS ("
+                "    SELECT 1 FROM updates AS first JOIN updates AS again USING (plan, model) "
+                "    WHERE first.number < scores.number AND scores.number < again.number)",
+                (round_id.number,),
             ).fetchone()
         return kept["score"], best["top"]
 

@@ -38,8 +38,6 @@ from worker.state import StoredUpdate, WorkerState
 
 log = structlog.get_logger()
 
-_MADE_IN = "update_made_in_attempt"
-
 
 def check_plan(plan: StudyPlan, caps: Caps, me: SiteId) -> float | None:
     """Hold the plan against the site's own caps; returns the ε this site computes for all of it.
@@ -61,6 +59,12 @@ def check_plan(plan: StudyPlan, caps: Caps, me: SiteId) -> float | None:
                 "ask for a plan with privacy, or set caps.allow_no_privacy: true"
             )
         return None
+    if is_distributed(plan) and not caps.allow_shared_noise:
+        raise PolicyRefused(
+            "the plan says `noise: distributed`: what it promises holds while at most "
+            f"{plan.colluding_sites} sites pool what they know with the coordinator; ask for a "
+            "plan with noise: site, or set caps.allow_shared_noise: true"
+        )
     if plan.privacy.delta > caps.max_delta:
         raise PolicyRefused(
             f"the plan's delta {plan.privacy.delta:g} is above this site's cap "
@@ -117,7 +121,6 @@ class LocalWork:
                 self._refuse_if_spent()
             vector = self._work(round_id, fetch(round_id.model), on_step)
             update = self.state.add_update(round_id, self.blobs.put(vector.tobytes()))
-            self.state.note(_MADE_IN, str(round_id.attempt))
             for digest in self.state.updates_before(round_id.number):
                 self.blobs.remove(digest)  # rounds never go back
         else:
@@ -132,14 +135,20 @@ class LocalWork:
 
         With noise of its own an update may join several attempts. With a share only, it joins one:
         two sums that differ in the other sites' updates would differ by their shares alone. So once
-        keys were made for another attempt, it is retired, and the next one is made and charged.
+        keys were made, it is retired, and the next one is made and charged. Raises PolicyRefused
+        when this site has signed for its sum, too: another one would count the model again.
         """
         update = self.state.update_for(round_id)
         if update is None or round_id.kind is RoundKind.EVALUATE or not is_distributed(self.plan):
             return update
-        made_in = int(self.state.noted(_MADE_IN) or 0)
-        if made_in == round_id.attempt or self.state.last_attempt() < made_in:
-            return update
+        last = self.state.last_attempt()
+        if last == update.keys_before or round_id.attempt <= last:
+            return update  # no keys were made since; or none are made for this attempt any more
+        if update.signed is not None and round_id.kind is RoundKind.TRAIN:
+            raise PolicyRefused(
+                f"round {round_id.number}: this site has signed for a sum that counts this model; "
+                "it trains from it again only in a round that counts nothing (retrain)"
+            )
         self.state.retire_update(update)
         return None
 

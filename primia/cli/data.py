@@ -101,6 +101,7 @@ def _print_cohort(cohort: Cohort, classes: tuple[str, ...]) -> None:
     for name in train:
         table.add_row(name, str(train[name]), str(validation[name]))
     out.print(table)
+    out.print("a worker splits the patients by a key of its own, so its two columns are others")
     out.print(f"quarantined: {cohort.quarantined}")
     for warning in cohort.warnings:
         out.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)

@@ -235,10 +235,11 @@ class StudyPlan(Strict):
                 "privacy.noise: distributed makes each round one step on the union of all sites; "
                 f"it needs {', '.join(wrong)}"
             )
-        if self.colluding_sites >= self.schedule.quorum:
+        if not 1 <= self.colluding_sites <= self._most_colluding:
             raise ValueError(
-                f"privacy.colluding_sites {self.colluding_sites}: the noise of a sum comes from "
-                f"the others, so it must be below schedule.quorum {self.schedule.quorum}"
+                f"privacy.colluding_sites {self.colluding_sites}: of {self.schedule.quorum} to "
+                f"{len(self.sites)} sites in a round the masks withstand {self._most_colluding}; "
+                "name fewer, or raise schedule.quorum"
             )
 
     @property
@@ -253,15 +254,31 @@ class StudyPlan(Strict):
 
     @property
     def colluding_sites(self) -> int:
-        """Sites that may pool what they know with the coordinator: below a third, 1 at least."""
+        """Sites that may pool what they know with the coordinator; by default below a third, and
+        as many as the masks of any of the plan's rounds withstand."""
         if self.privacy != "none" and self.privacy.colluding_sites is not None:
             return self.privacy.colluding_sites
-        return max(1, (len(self.sites) - 1) // 3)
+        return max(1, min((len(self.sites) - 1) // 3, self._most_colluding))
+
+    @property
+    def _most_colluding(self) -> int:
+        """What the masks withstand, whichever of the sites a round goes on with.
+
+        With all of the quorum and nobody else, every list of survivors is the same. With more, a
+        victim must not be opened both ways: the rule of `secagg.topology`.
+        """
+        sizes = range(self.schedule.quorum + 1, len(self.sites) + 1)
+        return min([self.schedule.quorum - 1, *map(colluding_withstood, sizes)])
 
     @property
     def site_ids(self) -> tuple[SiteId, ...]:
         """The roster, sorted."""
         return tuple(SiteId(s) for s in self.sites)
+
+
+def colluding_withstood(sites: int) -> int:
+    """The largest c with 2t > n + c for t = floor(2n/3) + 1; above 100 sites a fifth (the ring)."""
+    return 2 * (2 * sites // 3 + 1) - sites - 1 if sites <= 100 else sites // 5
 
 
 def load_plan(path: Path) -> StudyPlan:

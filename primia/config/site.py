@@ -33,9 +33,10 @@ class Caps(Strict):
 
     max_epsilon: Annotated[float, Field(gt=0, le=1e3)]
     max_delta: Annotated[float, Field(gt=0, lt=1)]
-    min_cohort: Annotated[int, Field(ge=3, le=100)] = 3  # sites in a sum; fewer is refused
+    min_cohort: Annotated[int, Field(ge=3, le=1000)] = 3  # sites in a sum; fewer is refused
     min_patients: Annotated[int, Field(ge=2)] = 20  # training patients at this site
     allow_no_privacy: bool = False  # take part in a plan that says `privacy: none`
+    allow_shared_noise: bool = False  # or `noise: distributed`, which relies on other sites
 
 
 class Compute(Strict):

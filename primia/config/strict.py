@@ -120,7 +120,8 @@ def _explain(cls: type[BaseModel], item: ErrorDetails, where: str) -> str:
     if item["type"] == "missing":
         return f"{where}: missing key {key!r}; add it"
     text = item["msg"].removeprefix("Value error, ")
-    return f"{where}: {key} = {_short(item['input'])}: {text[:1].lower()}{text[1:]}"
+    value = f"{key} = {_short(item['input'])}: " if path else ""  # not the whole file again
+    return f"{where}: {value}{text[:1].lower()}{text[1:]}"
 
 
 def _is_union_tag(part: str) -> bool:

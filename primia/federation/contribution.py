@@ -144,13 +144,16 @@ class Contribution:
         if update is not None:
             if (noise is None) != (self.shared is None):
                 raise ValueError("noise is drawn here exactly where the plan shares it among sites")
-            ring, clipped = encode(
-                self._scaled(update, weight / self.max_weight),
+            values = self._scaled(update, weight / self.max_weight)
+            clipped = self._clip_in_place(values, weight / self.max_weight)
+            ring, outside = encode(
+                values,
                 bits=self.bits,
                 value_range=self.value_range,
                 entropy=entropy if self.stochastic else None,
                 out=parts["update"],
             )
+            clipped += outside
             if self.shared is not None and noise is not None:
                 share = noise(self.shared.variance, self.shared.coordinates)
                 ring[self.shared.learns] += share.astype(np.uint32)  # wraps, and so does the ring
@@ -173,6 +176,19 @@ class Contribution:
         values *= factor
         return values
 
+    def _clip_in_place(self, values: npt.NDArray[np.float32] | Floats, share: float) -> int:
+        """To a share of the range for a share of the largest weight, as `decode` will check.
+
+        Returns how many coordinates lay outside. The whole range is left to the encoding, and so
+        is what is not finite: it refuses that.
+        """
+        if share == 1 or not np.isfinite(values).all():
+            return 0
+        limit = share * self.value_range
+        outside = int(np.count_nonzero(np.abs(values) > limit))
+        np.clip(values, -limit, limit, out=values)
+        return outside
+
     def decode(self, total: Ring, *, contributors: int) -> Aggregate:
         """Read the sum over `contributors` sites, all sites of a round or those of one group.
 
@@ -186,6 +202,7 @@ class Contribution:
                 f"allows; a site did not follow it"
             )
         sums = self._decode_update(parts["update"], contributors)
+        self._check_range(sums, contributors, weight / self.max_weight)
         self._check_norm(sums, contributors, weight / self.max_weight)
         sums *= self.max_weight / weight * (1.0 if self.shared is None else self.shared.gain)
         votes = ballot.tally(decode_counts(parts["vote"]).astype(np.int64), contributors)
@@ -210,6 +227,22 @@ class Contribution:
                     "to; discard it and run the round again"
                 )
         return sums
+
+    def _check_range(self, sums: Floats, contributors: int, weight: float) -> None:
+        """Each coordinate against the sum of the weights, which may be below what was weighed in:
+        divided by a weight that one site has talked down, it would be out of range.
+
+        weight: in units of the largest one. Rounding adds less than a step for each site.
+        """
+        if self.shared is not None:  # its weights are equal, and `_decode_update` knows its noise
+            return
+        allowed = weight * self.value_range * (1 + 1e-9) + contributors * self._step
+        farthest = float(max(sums.max(), -sums.min()))
+        if farthest > allowed:
+            raise RoundFailed(
+                f"a coordinate of the sum of {contributors} updates is {farthest:.4g}, above the "
+                f"{allowed:.4g} that their weights allow; a site did not follow the plan"
+            )
 
     def _check_norm(self, sums: Floats, contributors: int, weight: float) -> None:
         """The whole sum's length against what its parts may have, their rounding and noise.

@@ -45,6 +45,7 @@ from primia.protocol.messages import (
     Declined,
     Instruction,
     KeyAdvert,
+    Masked,
     Outcome,
     Ready,
     Reveal,
@@ -58,6 +59,7 @@ from primia.protocol.messages import (
 )
 from primia.protocol.session import (
     advert_statement,
+    partner_statement,
     session_id,
     survivor_statement,
 )
@@ -79,7 +81,8 @@ AWAITED: Mapping[Phase, type] = {
     Phase.DONE: type(None),
     Phase.ABORTED: type(None),
 }
-"""The one kind of answer each phase takes; Declined is taken in all but the final ones."""
+"""The one kind of answer each phase takes; Declined is taken in all but the final ones, and Masked
+goes before the vectors."""
 
 FINAL = (Phase.DONE, Phase.ABORTED)
 
@@ -111,6 +114,7 @@ class CoordinatorRound:
         self._taken: dict[tuple[type, SiteId], Answer | bytes] = {}
         self._adverts: dict[SiteId, KeyAdvert] = {}
         self._sealed: dict[SiteId, SealedShares] = {}
+        self._masked: dict[SiteId, Masked] = {}
         self._signatures: dict[SiteId, bytes] = {}
         self._revealed: dict[SiteId, RevealedShares] = {}
         self._opened: Counter[SiteId] = Counter()  # neighbours that revealed, by owner
@@ -203,6 +207,11 @@ class CoordinatorRound:
             return self._drop(site, f"declined: {answer.reason}")
         if self.phase is Phase.DONE and kind is RevealedShares and site in self._expected:
             return False  # it was asked for, and t others were faster
+        if isinstance(answer, Masked):
+            self._refuse_unless_awaited(site, UpdateArrived)
+            self._check_masked(site, answer)
+            self._masked[site] = self._taken[kind, site] = answer
+            return True  # its vectors follow
         self._refuse_unless_awaited(site, kind)
         match answer:
             case KeyAdvert():
@@ -238,6 +247,8 @@ class CoordinatorRound:
             self._refuse_unless_same(UpdateArrived, site, digest)
             return False
         self._refuse_unless_awaited(site, UpdateArrived)
+        if site not in self._masked:
+            raise PeerError(f"vectors of {site}: it has to say first whom it masked among")
         add_packed(self._sums[self._topology.group_of(site)], packed, self.terms.layout)
         self._taken[UpdateArrived, site] = digest
         self._answered.add(site)
@@ -272,6 +283,12 @@ class CoordinatorRound:
             len(c) != SEALED_BYTES for c in answer.sealed.values()
         ):
             raise PeerError(f"sealed shares of {site}: not one for each neighbour")
+
+    def _check_masked(self, site: SiteId, answer: Masked) -> None:
+        self._check_session(site, answer.session)
+        statement = partner_statement(self.session, self._masked_among)
+        if not self.terms.verify(site, statement, answer.signature):
+            raise PeerError(f"mask partners of {site}: the signature does not hold")
 
     def _check_signature(self, site: SiteId, answer: SurvivorSignature) -> None:
         self._check_session(site, answer.session)
@@ -367,7 +384,8 @@ class CoordinatorRound:
                 order = {s: SignSurvivors(round_id, self.session, came) for s in came}
                 self.phase = Phase.SURVIVORS
             case _:
-                order = {s: self._reveal_for(s) for s in came}
+                signed = {s: self._signatures[s] for s in came}
+                order = {s: self._reveal_for(s, signed) for s in came}
                 self.phase = Phase.UNMASKING
         self._expected = set(came) - set(self._dropped)
         self._answered = set()
@@ -380,10 +398,10 @@ class CoordinatorRound:
         sealed = {s: self._sealed[s].sealed[site] for s in sorted(neighbours)}
         return SendMasked(self.terms.round, self.session, self._masked_among, sealed)
 
-    def _reveal_for(self, site: SiteId) -> Reveal:
-        signers = set(self._topology.holders(site)) & self._answered
-        signatures = {s: self._signatures[s] for s in sorted(signers)}
-        return Reveal(self.terms.round, self.session, signatures)
+    def _reveal_for(self, site: SiteId, signed: Mapping[SiteId, bytes]) -> Reveal:
+        alive = set(self._topology.holders(site)) & set(self.contributors) - {site}
+        masked = {s: self._masked[s].signature for s in sorted(alive)}
+        return Reveal(self.terms.round, self.session, signed, masked)
 
     @property
     def _can_open(self) -> bool:

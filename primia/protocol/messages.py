@@ -12,7 +12,7 @@ server, with the keys *after* local training:
     Train               Ready | Declined          TRAINING
     AdvertiseKeys       KeyAdvert                 KEYS
     ShareSecrets        SealedShares              SHARES
-    SendMasked          masked vector (stream)    MASKED_UPDATE
+    SendMasked          Masked, then the vectors  MASKED_UPDATE
     SignSurvivors       SurvivorSignature         SURVIVORS
     Reveal              RevealedShares            UNMASKING
     Closed              -                         DONE | ABORTED
@@ -114,11 +114,15 @@ class SignSurvivors:
 
 @dataclass(frozen=True)
 class Reveal:
-    """At least t neighbours' signatures over the one survivor list; open one share per peer."""
+    """At least t survivors' signatures over the one list; open one share per neighbour.
+
+    masked: what each surviving neighbour signed about whom it masked among.
+    """
 
     round: RoundId
     session: bytes
     signatures: Mapping[SiteId, bytes]
+    masked: Mapping[SiteId, bytes]
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,18 @@ class SealedShares:
 
 
 @dataclass(frozen=True)
+class Masked:
+    """Signature of the sender over (session, the sites it was told to mask among).
+
+    Goes before the vectors. Nobody opens a site that masked among others than it was told itself.
+    """
+
+    round: RoundId
+    session: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True)
 class SurvivorSignature:
     """Signature of the sender over (session, survivor list)."""
 
@@ -195,4 +211,4 @@ class RevealedShares:
     mask_keys: Mapping[SiteId, bytes] = field(repr=False)  # masked but not arrived
 
 
-Answer = Ready | Declined | KeyAdvert | SealedShares | SurvivorSignature | RevealedShares
+Answer = Ready | Declined | KeyAdvert | SealedShares | Masked | SurvivorSignature | RevealedShares

@@ -20,6 +20,7 @@ SMALLEST_COHORT = 3
 
 _ADVERT = b"primia round v2 key advert"
 _SESSION = b"primia round v2 session"
+_PARTNERS = b"primia round v2 mask partners"
 _SURVIVORS = b"primia round v2 survivors"
 
 
@@ -50,6 +51,11 @@ def session_id(round_id: RoundId, cohort: Iterable[SiteId], adverts: Iterable[Ke
     keys = [_public_part(a) for a in sorted(adverts, key=lambda a: a.site)]
     statement = framed(_SESSION, round_bytes(round_id), _names(cohort), framed(*keys))
     return hashlib.sha256(statement).digest()
+
+
+def partner_statement(session: bytes, masked_among: Collection[SiteId]) -> bytes:
+    """What a site signs with its vectors: whom it was told to mask among."""
+    return framed(_PARTNERS, session, _names(masked_among))
 
 
 def survivor_statement(

@@ -10,7 +10,7 @@ thing that could open a peer, giving both kinds of share, cannot be asked for.
     TRAINING    (UpdateReady)           Ready
     READY       AdvertiseKeys           KeyAdvert
     ADVERTISED  ShareSecrets            SealedShares
-    SHARED      SendMasked              the masked vector
+    SHARED      SendMasked              Masked, the masked vectors
     UPLOADED    SignSurvivors           SurvivorSignature
     SIGNED      Reveal                  RevealedShares, then no secret is left
     REVEALED    Closed (in any phase)   -
@@ -35,6 +35,7 @@ from primia.protocol.messages import (
     Declined,
     Instruction,
     KeyAdvert,
+    Masked,
     Ready,
     Reveal,
     RevealedShares,
@@ -49,6 +50,7 @@ from primia.protocol.messages import (
 from primia.protocol.session import (
     SMALLEST_COHORT,
     advert_statement,
+    partner_statement,
     session_id,
     survivor_statement,
 )
@@ -211,8 +213,8 @@ class SiteRound:
                 return self._mask(self._graph(session), among, sealed)
             case SignSurvivors(session=session, survivors=survivors):
                 return self._sign_survivors(self._graph(session), survivors)
-            case Reveal(session=session, signatures=signatures):
-                return self._reveal(self._graph(session), signatures)
+            case Reveal(session=session, signatures=signatures, masked=masked):
+                return self._reveal(self._graph(session), signatures, masked)
             case _:
                 raise PeerError(f"{type(instruction).__name__} is no instruction of a round")
 
@@ -347,7 +349,8 @@ class SiteRound:
         )
         words.flags.writeable = False
         self.phase = SitePhase.UPLOADED
-        return [Upload(words)]
+        signature = self._sign(partner_statement(topology.session, among))
+        return [Send(Masked(self.round, topology.session, signature)), Upload(words)]
 
     # --- survivors and opening ---
 
@@ -367,20 +370,25 @@ class SiteRound:
             Send(SurvivorSignature(self.round, session, signature)),
         ]
 
-    def _reveal(self, topology: Topology, signatures: Mapping[SiteId, bytes]) -> list[Command]:
+    def _reveal(
+        self,
+        topology: Topology,
+        signatures: Mapping[SiteId, bytes],
+        masked: Mapping[SiteId, bytes],
+    ) -> list[Command]:
         secrets, session = self._need_secrets(), topology.session
-        neighbours = set(topology.holders(self.me))
-        signers = neighbours & set(self._survivors)
-        if not set(signatures) <= signers or len(signatures) < topology.threshold:
+        needed = threshold(len(topology.sites))
+        if not set(signatures) <= set(self._survivors) or len(signatures) < needed:
             raise PeerError(
-                f"{len(signatures)} signatures for the survivors, need {topology.threshold} of "
-                "this site's neighbours among them; round left"
+                f"{len(signatures)} signatures for the survivors, need {needed} of them; round left"
             )
         statement = survivor_statement(session, self._masked_among, self._survivors)
         for site, signature in signatures.items():
             if not self._verify(site, statement, signature):
                 raise PeerError(f"{site} did not sign the survivors this site signed; round left")
+        neighbours = set(topology.holders(self.me))
         alive = tuple(s for s in self._survivors if s in neighbours)
+        self._check_masked(session, set(alive) - {self.me}, masked)
         lost = tuple(
             s for s in self._masked_among if s in neighbours and s not in set(self._survivors)
         )
@@ -393,6 +401,23 @@ class SiteRound:
         self._secrets = None  # each peer was opened one way; the other way is gone for good
         self.phase = SitePhase.REVEALED
         return [Remember(SharesRevealed(self.round, session, alive, lost)), Send(opened)]
+
+    def _check_masked(
+        self, session: bytes, alive: Collection[SiteId], masked: Mapping[SiteId, bytes]
+    ) -> None:
+        """Were the neighbours to be opened told of the same mask partners as this site?
+
+        A site that was told of fewer carries fewer masks, and must not be opened by those that
+        were told the truth.
+        """
+        if set(masked) != set(alive):
+            raise PeerError("not every neighbour says whom it masked among; round left")
+        statement = partner_statement(session, self._masked_among)
+        for site, signature in masked.items():
+            if not self._verify(site, statement, signature):
+                raise PeerError(
+                    f"{site} masked among other sites than this site was told; round left"
+                )
 
     # --- small things ---
 

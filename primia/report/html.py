@@ -90,7 +90,7 @@ def render(record: StudyRecord, *, epsilon_by_round: Mapping[int, float] = _NO_E
         voted=any(a.votes is not None for a in record.attempts),
         groups=view.look_up(record.plan, "aggregation.groups") or 1,
         aborted=[r for r in rows if r.attempt.outcome == "aborted"],
-        absences=[(r, a) for r in rows for a in r.attempt.absent],
+        absences=[(r, a) for r in rows for a in r.attempt.lost],
         sites=sites,
         grid=view.participation(record, sites),
         plan_rows=view.plan_in_words(record),

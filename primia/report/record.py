@@ -61,6 +61,13 @@ class Attempt:
     votes: int | None = None
     returned_to: int | None = None
 
+    @property
+    def lost(self) -> tuple[Absence, ...]:
+        """Sites lost for a reason of their own, not by what ended the attempt for all."""
+        if self.outcome != "aborted":
+            return self.absent
+        return tuple(a for a in self.absent if a.reason != self.reason)
+
 
 @dataclass(frozen=True)
 class ModelRecord:

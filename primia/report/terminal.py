@@ -115,7 +115,7 @@ def summary(record: StudyRecord) -> Text:
 
 
 def _troubles(row: view.AttemptRow) -> str:
-    lost = [f"{view.clean(a.site)}: {view.clean(a.phase)}" for a in row.attempt.absent]
+    lost = [f"{view.clean(a.site)}: {view.clean(a.phase)}" for a in row.attempt.lost]
     if row.attempt.outcome == "aborted":
         lost.append(view.clean(row.attempt.reason))
     return "; ".join(filter(None, [*lost, view.return_text(row.attempt)]))

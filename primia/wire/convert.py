@@ -102,10 +102,13 @@ def instruction_to_pb(instruction: m.Instruction) -> pb.Instruction:
                     round=round_to_pb(round), session=session, survivors=survivors
                 )
             )
-        case m.Reveal(round, session, signatures):
+        case m.Reveal(round, session, signatures, masked):
             return pb.Instruction(
                 reveal=pb.Reveal(
-                    round=round_to_pb(round), session=session, signatures=_map_to_pb(signatures)
+                    round=round_to_pb(round),
+                    session=session,
+                    signatures=_map_to_pb(signatures),
+                    masked=_map_to_pb(masked),
                 )
             )
         case m.Closed(round, outcome, reason):
@@ -135,7 +138,10 @@ def instruction_from_pb(message: pb.Instruction) -> m.Instruction:
             return m.SignSurvivors(_round(b), session(b.session), _names(b.survivors, "survivors"))
         case pb.Reveal() as b:
             return m.Reveal(
-                _round(b), session(b.session), _map(b.signatures, "signatures", _SIGNATURE)
+                _round(b),
+                session(b.session),
+                _map(b.signatures, "signatures", _SIGNATURE),
+                _map(b.masked, "masked", _SIGNATURE),
             )
         case pb.Closed() as b:
             return m.Closed(_round(b), _known(_OUTCOME_OF, b.outcome, "outcome"), _text(b.reason))
@@ -159,6 +165,10 @@ def answer_to_pb(answer: m.Answer) -> pb.Answer:
                 sealed_shares=pb.SealedShares(
                     round=round_to_pb(round), session=session, sealed=_map_to_pb(sealed)
                 )
+            )
+        case m.Masked(round, session, signature):
+            return pb.Answer(
+                masked=pb.Masked(round=round_to_pb(round), session=session, signature=signature)
             )
         case m.SurvivorSignature(round, session, signature):
             return pb.Answer(
@@ -188,6 +198,10 @@ def answer_from_pb(message: pb.Answer) -> m.Answer:
             return _advert_from_pb(b)
         case pb.SealedShares() as b:
             return m.SealedShares(_round(b), session(b.session), _map(b.sealed, "sealed", _SHARE))
+        case pb.Masked() as b:
+            return m.Masked(
+                _round(b), session(b.session), _sized(b.signature, "signature", *_SIGNATURE)
+            )
         case pb.SurvivorSignature() as b:
             return m.SurvivorSignature(
                 _round(b), session(b.session), _sized(b.signature, "signature", *_SIGNATURE)

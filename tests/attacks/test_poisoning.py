@@ -12,6 +12,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from coordinator.state import CoordinatorState, ModelRow, PinnedStudy
 from primia.config.plan import StudyPlan, canonical_bytes, plan_digest
 from primia.errors import PolicyRefused, RoundFailed
 from primia.federation import ballot
+from primia.federation.contribution import SharedNoise
 from primia.federation.optimiser import (
     FedAvg,
     ServerState,
@@ -258,8 +260,6 @@ def test_a_boosted_update_is_discarded_by_the_norm_of_the_sum(study: Study) -> N
 
 def boosted(work: LocalWork) -> LocalWork:
     """The worker without its own scaling down to the plan's norm; the liar has rewritten it."""
-    from dataclasses import replace
-
     return replace(work, contribution=replace(work.contribution, update_norm=None))
 
 
@@ -489,6 +489,176 @@ def test_a_site_with_films_of_one_class_has_no_opinion(study: Study) -> None:
     assert work._vote(round_id, empty)
 
 
+def test_a_site_does_not_measure_models_by_one_that_the_study_took_back(study: Study) -> None:
+    poison_round(study, 2)
+    study.finish()
+    assert [m.accepted for m in study.state.models()] == [True, True, False, True, True]
+    state = study.sites[LIAR].state
+
+    def best(number: int) -> float | None:
+        return state.add_score(again(study, number, 4), 0.9)[1]
+
+    with sqlite3.connect(study.sites[LIAR].folder / "worker.db") as db:
+        db.execute("UPDATE scores SET score = number / 10.0")  # the rejected one was 3rd, 0.3
+    assert best(3) == 0.2
+    assert best(4) == 0.2
+    with sqlite3.connect(study.sites[LIAR].folder / "worker.db") as db:
+        db.execute("DELETE FROM updates WHERE kind = 'retrain'")  # as if it had gone on from it
+    assert best(4) == 0.3
+
+
+# --- models that nobody counted -----------------------------------------------------------------
+
+
+def signed_in_vain(study: Study, signers: tuple[str, ...] = FIVE) -> RoundId:
+    """An attempt that aborts after its sites were asked to sign."""
+    study.now += 100.0
+    attend(study, FIVE)
+    with study.driver._changed:
+        study.driver._open_next()
+        machine = study.driver._round
+        assert machine is not None
+        round_id = machine.terms.round
+        for site in signers:
+            study.sites[SiteId(site)].vector(round_id, study.blobs.get(round_id.model))
+        study.state.set_phase(
+            round_id.attempt, "survivors", signers, ready=signers, survivors=signers
+        )
+        study.driver._abort(machine, "too few signed")
+        study.driver._round = None
+    return round_id
+
+
+def attend(study: Study, sites: tuple[str, ...]) -> None:
+    for site in sites:
+        study.driver.attend(SiteId(site), 0, 0.0, lambda: True)
+
+
+def opened(study: Study, sites: tuple[str, ...]) -> tuple[RoundKind, tuple[str, ...]] | None:
+    """What the coordinator opens while `sites` are there, and for whom."""
+    attend(study, sites)
+    study.driver._round = None
+    with study.driver._changed:
+        study.driver._open_next()
+    machine = study.driver._round
+    return None if machine is None else (machine.terms.round.kind, machine.terms.invited)
+
+
+def test_signers_that_are_all_there_are_brought_together_again(study: Study) -> None:
+    signed_in_vain(study, FIVE[:4])
+    study.now += 100.0
+    assert opened(study, FIVE) == (RoundKind.TRAIN, FIVE[:4])
+
+
+def test_without_one_of_the_signers_the_round_trains_again_for_all(study: Study) -> None:
+    signed_in_vain(study)
+    study.now += 100.0
+    assert opened(study, FIVE[:4]) == (RoundKind.RETRAIN, FIVE)
+    study.driver._abort(study.driver._round, "an honest mishap")  # type: ignore[arg-type]
+    study.now += 100.0
+    assert opened(study, FIVE) == (RoundKind.RETRAIN, FIVE), "and does not go back"
+
+
+def test_signers_that_could_not_be_brought_together_train_again(study: Study) -> None:
+    signed_in_vain(study)
+    study.now += 100.0
+    assert opened(study, FIVE) == (RoundKind.TRAIN, FIVE)
+    study.driver._abort(study.driver._round, "elm declined")  # type: ignore[arg-type]
+    study.now += 100.0
+    assert opened(study, FIVE) == (RoundKind.RETRAIN, FIVE)
+
+
+def test_a_restarted_coordinator_waits_for_signers_on_their_way_back(study: Study) -> None:
+    """An honest restart costs no second update."""
+    signed_in_vain(study)
+    study.start()
+    assert opened(study, FIVE[:4]) is None
+    assert opened(study, FIVE) == (RoundKind.TRAIN, FIVE)
+    study.start()  # in the middle of that
+    assert opened(study, FIVE[:4]) is None
+    assert opened(study, FIVE) == (RoundKind.TRAIN, FIVE)
+    study.start()
+    study.now += 100.0
+    assert opened(study, FIVE[:4]) == (RoundKind.RETRAIN, FIVE), "but not for ever"
+
+
+def test_with_shared_noise_signers_always_train_again(study: Study) -> None:
+    shared = SharedNoise(1, -1.0, np.ones(BEST.size, bool))
+    study.driver.terms = replace(
+        study.driver.terms, contribution=replace(study.driver.terms.contribution, shared=shared)
+    )
+    signed_in_vain(study, FIVE[:4])
+    study.now += 100.0
+    assert opened(study, FIVE) == (RoundKind.RETRAIN, FIVE)
+
+
+def lose_count(study: Study) -> RoundId:
+    """A round whose model no sum counts: birch is away after all have signed."""
+    signed_in_vain(study)
+    study.now += 100.0
+    rest = tuple(s for s in FIVE if s != "birch")
+    assert opened(study, rest) == (RoundKind.RETRAIN, FIVE)
+    machine = study.driver._round
+    assert machine is not None
+    made = machine.terms.round
+    vectors = [study.sites[SiteId(s)].vector(made, study.blobs.get(made.model)) for s in rest]
+    came = tuple(SiteId(s) for s in rest)
+    study.driver._commit(
+        machine, Commit(totals=(sum_of(vectors),), groups=(came,), contributors=came)
+    )
+    return made
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_a_model_that_nobody_counted_is_passed_over_by_status_and_report(
+    study: Study, number: int
+) -> None:
+    while len(study.state.models()) < number:
+        study.round()
+    lose_count(study)
+    models = study.state.models()
+    assert (models[number - 1].scores, models[number - 1].accepted) == (None, number == 1 or None)
+    kept = record.study_record(study.state)
+    rounds_table(kept)
+    show.status_json(study.state)
+    record.write_report(kept, study.plan, study.folder)
+    study.finish()
+    models = study.state.models()
+    assert [m.number for m in models if m.scores is None] == [number - 1]
+    assert study.state.attempts()[-1].round.kind is RoundKind.EVALUATE
+    assert models[4].accepted
+    record.write_report(record.study_record(study.state), study.plan, study.folder)
+    assert np.linalg.norm(study.weights(4) - BEST) < 0.1
+
+
+def test_the_next_model_that_is_counted_decides(study: Study) -> None:
+    poison_round(study, 2)
+    lose_count(study)  # of the poisoned model, in round 3
+    study.round()
+    assert [m.accepted for m in study.state.models()] == [True, True, None, False, True]
+    assert study.state.attempts()[-1].returned_to == 1
+    study.finish()
+    assert study.state.accepted_model().number == 1
+
+
+def test_a_rejected_last_model_is_not_replaced_by_one_that_nobody_counted(study: Study) -> None:
+    poison_round(study, 3)
+    lose_count(study)
+    reject(study)
+    study.finish()
+    assert [m.accepted for m in study.state.models()] == [True, True, True, None, False]
+    assert kept_models(study.state)["model-last.safetensors"].number == 2
+
+
+def test_a_study_that_returns_to_a_start_model_nobody_counted_goes_on(study: Study) -> None:
+    lose_count(study)
+    reject(study)
+    study.finish()
+    assert study.driver.over is not None
+    assert study.state.accepted_model().number == 0
+    assert record.study_record(study.state).best is None
+
+
 # --- training again is no way around the site's own rules ---------------------------------------
 
 
@@ -502,9 +672,13 @@ def test_a_site_trains_again_only_ahead_and_once_in_a_round(study: Study) -> Non
     study.round()
     state = study.sites[LIAR].state
     state.check_model(again(study, 3, 0))
-    for number, model in [(1, 0), (2, 1), (2, 0)]:  # done before, as TRAIN
+    state.check_model(again(study, 2, 1))  # the round it is in, without counts
+    for number, model in [(1, 0), (2, 0)]:  # an earlier round; another model than it has answered
         with pytest.raises(PolicyRefused):
             state.check_model(again(study, number, model))
+    state.add_update(again(study, 2, 1), sha256(b"trained again"))
+    with pytest.raises(PolicyRefused):  # and not back to counting
+        state.check_model(replace(again(study, 2, 1), kind=RoundKind.TRAIN))
 
 
 def test_training_again_is_charged_and_counts_no_film(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_an_update_that_was_offered_joins_no_second_attempt(consortium: Consorti
         site: h.work.state.update_for(consortium.round_id()).digest
         for site, h in consortium.hospitals.items()
     }
-    second = consortium.run(consortium.round_id())
+    second = consortium.run(consortium.round_id(kind=RoundKind.RETRAIN))
     assert isinstance(first, Commit)
     assert isinstance(second, Commit)
     for site, each in consortium.hospitals.items():

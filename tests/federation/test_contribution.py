@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -44,6 +46,40 @@ def test_sites_weigh_by_their_masked_patient_counts() -> None:
     assert found.weight == 1410
     # Half a step of each site, scaled back by max_weight / total weight.
     assert np.abs(found.mean_update - wanted).max() <= 1.1e-6
+
+
+def test_a_light_site_is_clipped_to_the_range_before_it_is_weighed() -> None:
+    """Afterwards it would seem to have said a smaller weight than it has."""
+    update = np.zeros(50, np.float32)
+    update[:2] = 7.0, -5.0
+    total = np.zeros(BY_PATIENTS.layout.length, np.uint32)
+    for _ in range(3):
+        words, clipped = BY_PATIENTS.encode(update, weight=10, metrics=np.zeros(4, np.int64))
+        assert clipped == 2
+        total += words
+    found = BY_PATIENTS.decode(total, contributors=3).mean_update
+    assert found[:2] == pytest.approx([4.0, -4.0], abs=1e-4)
+    for fault in (np.inf, np.nan):
+        update[0] = fault
+        with pytest.raises(ValueError, match="not finite"):
+            BY_PATIENTS.encode(update, weight=10, metrics=np.zeros(4, np.int64))
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    weights=st.lists(st.integers(1, 1000), min_size=3, max_size=20),
+    random=st.booleans(),
+)
+def test_no_honest_sum_is_refused_for_its_weights(
+    seed: int, weights: list[int], random: bool
+) -> None:
+    terms = replace(BY_PATIENTS, stochastic=random)
+    update = np.random.default_rng(seed).choice([-9, -4, 4, 9], 50).astype(np.float32)
+    total = np.zeros(terms.layout.length, np.uint32)
+    for weight in weights:
+        total += terms.encode(update, weight=weight, metrics=np.zeros(4, np.int64))[0]
+    found = terms.decode(total, contributors=len(weights)).mean_update
+    assert np.abs(found - np.clip(update, -4, 4)).max() < 1e-2
 
 
 def test_an_evaluation_moves_nothing() -> None:

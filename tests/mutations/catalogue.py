@@ -267,19 +267,44 @@ MUTATIONS = (
     Mutation(
         "a site reveals without enough signatures",
         PROTOCOL + "site.py",
-        "if not set(signatures) <= signers or len(signatures) < topology.threshold:",
-        "if not set(signatures) <= signers:",
+        "if not set(signatures) <= set(self._survivors) or len(signatures) < needed:",
+        "if not set(signatures) <= set(self._survivors):",
     ),
     Mutation(
         "a site counts signatures of strangers",
         PROTOCOL + "site.py",
-        "if not set(signatures) <= signers or len(signatures) < topology.threshold:",
-        "if len(signatures) < topology.threshold:",
+        "if not set(signatures) <= set(self._survivors) or len(signatures) < needed:",
+        "if len(signatures) < needed:",
     ),
     Mutation(
         "a site does not check the survivors' signatures",
         PROTOCOL + "site.py",
-        "if not self._verify(site, statement, signature):",
+        "            if not self._verify(site, statement, signature):\n"
+        '                raise PeerError(f"{site} did not sign',
+        '            if False:\n                raise PeerError(f"{site} did not sign',
+    ),
+    Mutation(
+        "a site opens neighbours that masked among others",
+        PROTOCOL + "site.py",
+        "        self._check_masked(session, set(alive) - {self.me}, masked)\n",
+        "",
+    ),
+    Mutation(
+        "a site may leave out neighbours that masked among others",
+        PROTOCOL + "site.py",
+        "if set(masked) != set(alive):",
+        "if not set(masked) <= set(alive):",
+    ),
+    Mutation(
+        "mask partners are signed for any session",
+        PROTOCOL + "session.py",
+        "return framed(_PARTNERS, session, _names(masked_among))",
+        "return framed(_PARTNERS, _names(masked_among))",
+    ),
+    Mutation(
+        "the coordinator folds vectors of unknown mask partners",
+        PROTOCOL + "coordinator.py",
+        "if site not in self._masked:",
         "if False:",
     ),
     Mutation(

@@ -72,7 +72,12 @@ class Federation:
         for name, path in zip(self.sites, paths, strict=True):
             site = {
                 "data": {"kind": "npz", "path": str(path)},
-                "caps": {"max_epsilon": epsilon_cap, "max_delta": 1e-3, "min_patients": 10},
+                "caps": {
+                    "max_epsilon": epsilon_cap,
+                    "max_delta": 1e-3,
+                    "min_patients": 10,
+                    "allow_shared_noise": True,
+                },
                 "compute": {"device": "cpu"},
             }
             write_yaml(site, self.folder / f"{name}.yaml")

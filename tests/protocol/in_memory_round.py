@@ -23,7 +23,8 @@ from primia.protocol.events import (
     Tick,
     UpdateArrived,
 )
-from primia.protocol.messages import Answer, Instruction, RoundId, RoundKind
+from primia.protocol.messages import Answer, Instruction, Masked, Reveal, RoundId, RoundKind
+from primia.protocol.session import partner_statement
 from primia.protocol.site import SiteRound
 from primia.protocol.site_events import Record, Remember, Send, TrainLocally, UpdateReady, Upload
 from primia.secagg.layout import Layout, Vector
@@ -175,6 +176,28 @@ class World:
         bits = [v.bits for v in self.layout.vectors for _ in range(v.length)]
         columns = zip(*(self.members[s].vector.tolist() for s in sites), strict=True)
         return np.array([sum(c) % 2**b for c, b in zip(columns, bits, strict=True)], np.uint32)
+
+    def reveal(
+        self, site: SiteId, signatures: Mapping[SiteId, bytes], friends: Collection[SiteId] = ()
+    ) -> Reveal:
+        """What a coordinator can tell `site` at best with these signatures of survivors.
+
+        It passes on what the neighbours signed about their mask partners; its friends sign what
+        `site` wants to hear.
+        """
+        machine = self.members[site].machine
+        assert machine._topology is not None
+        session = machine._topology.session
+        alive = set(machine._topology.holders(site)) & set(machine._survivors) - {site}
+        masked = {
+            s: answer.signature
+            for s in alive
+            for answer in self.members[s].sent
+            if isinstance(answer, Masked)
+        }
+        wanted = partner_statement(session, machine._masked_among)
+        masked |= {s: self.authority.sign_as(s)(wanted) for s in alive & set(friends)}
+        return Reveal(self.round, session, signatures, masked)
 
     def deliver(self, site: SiteId, what: Answer | Ring) -> list[Command]:
         """Hand one answer or upload to the coordinator."""

@@ -77,9 +77,15 @@ def ready(world: World, *which: int) -> list:
 
 
 def answer_of(world: World, i: int) -> object:
-    """What member i answers to its open instruction (a message, or its masked vector)."""
+    """What member i answers to its open instruction (a message, or its masked vector).
+
+    Whom it masked among goes to the coordinator first, as on the wire.
+    """
     site = world.names[i]
-    return world.members[site].instruct(world.coordinator.instruction_for(site))[0]
+    *before, last = world.members[site].instruct(world.coordinator.instruction_for(site))
+    for answer in before:
+        world.deliver(site, answer)
+    return last
 
 
 def event_of(world: World, i: int) -> object:

@@ -60,7 +60,7 @@ def test_on_a_ring_a_site_deals_with_its_neighbours_alone():
     world.run()
     degree, _ = ring(101)
     for member in world.members.values():
-        shares, signature, revealed = member.sent[2:]
+        shares, _, signature, revealed = member.sent[2:]
         assert len(shares.sealed) == degree
         assert len(revealed.self_seeds) == degree + 1
         assert signature.session == shares.session

@@ -15,6 +15,7 @@ from primia.protocol.messages import (
     Closed,
     Declined,
     KeyAdvert,
+    Masked,
     Outcome,
     Ready,
     RevealedShares,
@@ -57,7 +58,7 @@ def test_each_step_remembers_before_it_sends():
     expected = [
         [Remember, Send],
         [Send],
-        [Upload],
+        [Send, Upload],
         [Remember, Send],
         [Remember, Send],
     ]
@@ -69,7 +70,7 @@ def test_each_step_remembers_before_it_sends():
         records += [type(c.record) for c in commands if isinstance(c, Remember)]
         answers += [type(c.answer) for c in commands if isinstance(c, Send)]
     assert records == [KeysMade, SurvivorsSigned, SharesRevealed]
-    assert answers == [KeyAdvert, SealedShares, SurvivorSignature, RevealedShares]
+    assert answers == [KeyAdvert, SealedShares, Masked, SurvivorSignature, RevealedShares]
 
 
 def test_train_is_worked_on_once_and_answered_from_then_on():

@@ -357,7 +357,7 @@ def test_no_secret_of_a_round_is_logged_stored_or_in_an_error(
         # Three are honest to the end; the fourth is lied to, and says why it leaves.
         for name in NAMES[:3]:
             study.sites[name].tell(machine.instruction_for(name))
-        lie = Reveal(ROUND, machine.session, {NAMES[0]: bytes(64)})
+        lie = Reveal(ROUND, machine.session, {NAMES[0]: bytes(64)}, {})
         study.sites[NAMES[3]].tell(lie)
     secret = {d for d in drawn if len(d) >= 32} | held
     assert len([d for d in drawn if len(d) == 32]) >= 12  # three secrets of each of four sites
@@ -402,5 +402,6 @@ def test_only_known_kinds_of_message_leave_a_worker(study: Study) -> None:
     study.run()
     kinds = [type(a).__name__ for a in study.sites[NAMES[0]].link.sent]
     assert kinds == [
-        "Ready", "KeyAdvert", "SealedShares", "bytes", "SurvivorSignature", "RevealedShares",
+        "Ready", "KeyAdvert", "SealedShares", "Masked", "bytes", "SurvivorSignature",
+        "RevealedShares",
     ]  # fmt: skip

@@ -31,13 +31,14 @@ adverts = st.builds(m.KeyAdvert, rounds, names, b32, b32, b32, signatures)
 advert_lists = st.lists(adverts, max_size=4, unique_by=lambda a: a.site).map(
     lambda found: tuple(sorted(found, key=lambda a: a.site))
 )
+signed = st.dictionaries(names, signatures, max_size=4)
 instructions = st.one_of(
     st.builds(m.Train, rounds),
     st.builds(m.AdvertiseKeys, rounds, cohorts),
     st.builds(m.ShareSecrets, rounds, advert_lists),
     st.builds(m.SendMasked, rounds, b32, cohorts, shares),
     st.builds(m.SignSurvivors, rounds, b32, cohorts),
-    st.builds(m.Reveal, rounds, b32, st.dictionaries(names, signatures, max_size=4)),
+    st.builds(m.Reveal, rounds, b32, signed, signed),
     st.builds(m.Closed, rounds, st.sampled_from(m.Outcome), texts),
 )
 answers = st.one_of(
@@ -45,6 +46,7 @@ answers = st.one_of(
     st.builds(m.Declined, rounds, texts),
     adverts,
     st.builds(m.SealedShares, rounds, b32, shares),
+    st.builds(m.Masked, rounds, b32, signatures),
     st.builds(m.SurvivorSignature, rounds, b32, signatures),
     st.builds(m.RevealedShares, rounds, b32, shares, shares),
 )

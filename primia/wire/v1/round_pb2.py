@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aprimia/wire/v1/round.proto\x12\x0eprimia.wire.v1\"p\n\x07RoundId\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\'\n\x04kind\x18\x04 \x01(\x0e\x32\x19.primia.wire.v1.RoundKind\x12\r\n\x05model\x18\x05 \x01(\x0c\"\'\n\tSiteBytes\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"/\n\x05Train\x12&\n\x05round\x18\x01 \x01(\x0b\x32\x17.primia.wire.v1.RoundId\"G\n\rAdvertiseKeys\x12&\n\x05round\x18\x01 \x01(\x0b\x32\x17.primia.wire.v1.RoundId\x12\x0e\n\x06\x63ohort\x18\x02 \x03(\t\"b\n\x0cShareSecrets\x12&\n\x05round\x18\x01 \x01(\x0b\x32\x17.primia.wire.v1.RoundId\x12*\n\x07\x61\x64verts\x18\x02 \x03(\x0b\x32\x19.primia.wire.v1.KeyAdvert\"\x7f\n\nSendMasked\x12&\n\x05round\x18\x01 \x01(\x0b\x32\x17.primia.wire.v1.RoundId\x12\x0f\n\x07session\x18\x02 \x01(\x0c\x12)\n\x06sealed\x18\x03 \x03(\x0b\x32\x19.primia.wire.v1.SiteBytes\x12\r\n\x05\x61mong\x18\x04 \x03(\t\"[\n\rSignSurvivors\x12&\n\x05round\x18\x01 \x01(\x0b\x32\x17.primia.wire.v1.RoundId\x12\x0f\n\x07session\x18\x02 \x01(\x0c\x12\x11\n\tsurvivors\x18\x03 \x03(\t\"p\n\x06Reveal\x12&\n\x05round\x18\x01 \x01(\x0b\x32\x17.primia.wire.v1.RoundId\x12\x0f\n\x07session\x18\x02 \x01(\x0c\x12-\n\nsignatures\x18\x03 \x03(\x0b\x32\x19.primia.wire.v1.SiteBytes\"j\n\x06\x43losed\x12&\n\x05round\x18\x01 \x01(\x0b\x32\x17.primia.wire.v1.RoundId\x12(\n\x07outcome\x18\x02 \x01(\x0e\x32\x17.primia.wire.v1.Outcome\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xed\x02\n\x0bInstruction\x12&\n\x05train\x18\x01 \x01(\x0b\x32\x15.primia.wire.v1.TrainH\x00\x12\x37\n\x0e\x61\x64vertise_keys\x18\x02 \x01(\x0b\x32\x1d.primia.wire.v1.AdvertiseKeysH\x00\x12\x35\n\rshare_secrets\x18\x03 \x01(\x0b\x32\x1c.primia.wire.v1.ShareSecretsH\x00\x12\x31\n\x0bsend_masked\x18\x04 \x01(\x0b\x32\x1a.primia.wire.v1.SendMaskedH\x00\x12\x37\n\x0esign_survivors\x18\x05 \x01(\x0b\x32\x1d.primia.wire.v1.SignSurvivorsH\x00\x12(\n\x06reveal\x18\x06 \x01(\x0b\x32\x16.primia.wire.v1.RevealH\x00\x12(\n\x06\x63losed\x18\x07 \x01(\x0b\x32\x16.primia.wire.v1.ClosedH\x00\x42\x06\n\x04\x62ody\"/\n\x05Ready\x12&\n\x05round\x18\x01 \x01(\x0b\x32\x17.primia.wire.v1.RoundId\"B\n\x08\x44\x65\x63lined\x12&\n\x05round\x18\x01 \x01(\x0b\x32\x17.primia.wire.v1.RoundId\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x91\x01\n\tKeyAdvert\x12&\n\x05round\x18\x01 \x01(\x0b\x32\x17.primia.wire.v1.RoundId\x12\x0c\n\x04site\x18\x02 \x01(\t\x12\x10\n\x08mask_key\x18\x03 \x01(\x0c\x12\x10\n\x08seal_key\x18\x04 \x01(\x0c\x12\x17\n\x0fseed_commitment\x18\x05 \x01(\x0c\x12\x11\n\tsignature\x18\x06 \x01(\x0c\"r\n\x0cSealedShares\x12&\n\x05round\x18\x01 \x01(\x0b\x32\x17.primia.wire.v1.RoundId\x12\x0f\n\x07session\x18\x02 \x01(\x0c\x12)\n\x06sealed\x18\x03 \x03(\x0b\x32\x19.primia.wire.v1.SiteBytes\"_\n\x11SurvivorSignature\x12&\n\x05round\x18\x01 \x01(\x0b\x32\x17.primia.wire.v1.RoundId\x12\x0f\n\x07session\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\xa6\x01\n\x0eRevealedShares\x12&\n\x05round\x18\x01 \x01(\x0b\x32\x17.primia.wire.v1.RoundId\x12\x0f\n\x07session\x18\x02 \x01(\x0c\x12-\n\nself_seeds\x18\x03 \x03(\x0b\x32\x19.primia.wire.v1.SiteBytes\x12,\n\tmask_keys\x18\x04 \x03(\x0b\x32\x19.primia.wire.v1.SiteBytes\"\xca\x02\n\x06\x41nswer\x12&\n\x05ready\x18\x01 \x01(\x0b\x32\x15.primia.wire.v1.ReadyH\x00\x12,\n\x08\x64\x65\x63lined\x18\x02 \x01(\x0b\x32\x18.primia.wire.v1.DeclinedH\x00\x12/\n\nkey_advert\x18\x03 \x01(\x0b\x32\x19.primia.wire.v1.KeyAdvertH\x00\x12\x35\n\rsealed_shares\x18\x04 \x01(\x0b\x32\x1c.primia.wire.v1.SealedSharesH\x00\x12?\n\x12survivor_signature\x18\x05 \x01(\x0b\x32!.primia.wire.v1.SurvivorSignatureH\x00\x12\x39\n\x0frevealed_shares\x18\x06 \x01(\x0b\x32\x1e.primia.wire.v1.RevealedSharesH\x00\x42\x06\n\x04\x62ody*n\n\tRoundKind\x12\x1a\n\x16ROUND_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10ROUND_KIND_TRAIN\x10\x01\x12\x17\n\x13ROUND_KIND_EVALUATE\x10\x02\x12\x16\n\x12ROUND_KIND_RETRAIN\x10\x03*N\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_COMMITTED\x10\x01\x12\x13\n\x0fOUTCOME_ABORTED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aprimia/wire/v1/round.proto\x12\x0eprimia.wire.v1\"p\n\x07RoundId\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\'\n\x04kind\x18\x04 \x01(\x0e\x32\x19.primia.wire.v1.RoundKind\x12\r\n\x05model\x18\x05 \x01(\x0c\"\'\n\tSiteBytes\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"/\n\x05Train\x12&\n\x05round\x18\x01 \x01(\x0b\x32\x17.primia.wire.v1.RoundId\"G\n\rAdvertiseKeys\x12&\n\x05round\x18\x01 \x01(\x0b\x32\x17.primia.wire.v1.RoundId\x12\x0e\n\x06\x63ohort\x18\x02 \x03(\t\"b\n\x0cShareSecrets\x12&\n\x05round\x18\x01 \x01(\x0b\x32\x17.primia.wire.v1.RoundId\x12*\n\x07\x61\x64verts\x18\x02 \x03(\x0b\x32\x19.primia.wire.v1.KeyAdvert\"\x7f\n\nSendMasked\x12&\n\x05round\x18\x01 \x01(\x0b\x32\x17.primia.wire.v1.RoundId\x12\x0f\n\x07session\x18\x02 \x01(\x0c\x12)\n\x06sealed\x18\x03 \x03(\x0b\x32\x19.primia.wire.v1.SiteBytes\x12\r\n\x05\x61mong\x18\x04 \x03(\t\"[\n\rSignSurvivors\x12&\n\x05round\x18\x01 \x01(\x0b\x32\x17.primia.wire.v1.RoundId\x12\x0f\n\x07session\x18\x02 \x01(\x0c\x12\x11\n\tsurvivors\x18\x03 \x03(\t\"\x9b\x01\n\x06Reveal\x12&\n\x05round\x18\x01 \x01(\x0b\x32\x17.primia.wire.v1.RoundId\x12\x0f\n\x07session\x18\x02 \x01(\x0c\x12-\n\nsignatures\x18\x03 \x03(\x0b\x32\x19.primia.wire.v1.SiteBytes\x12)\n\x06masked\x18\x04 \x03(\x0b\x32\x19.primia.wire.v1.SiteBytes\"j\n\x06\x43losed\x12&\n\x05round\x18\x01 \x01(\x0b\x32\x17.primia.wire.v1.RoundId\x12(\n\x07outcome\x18\x02 \x01(\x0e\x32\x17.primia.wire.v1.Outcome\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xed\x02\n\x0bInstruction\x12&\n\x05train\x18\x01 \x01(\x0b\x32\x15.primia.wire.v1.TrainH\x00\x12\x37\n\x0e\x61\x64vertise_keys\x18\x02 \x01(\x0b\x32\x1d.primia.wire.v1.AdvertiseKeysH\x00\x12\x35\n\rshare_secrets\x18\x03 \x01(\x0b\x32\x1c.primia.wire.v1.ShareSecretsH\x00\x12\x31\n\x0bsend_masked\x18\x04 \x01(\x0b\x32\x1a.primia.wire.v1.SendMaskedH\x00\x12\x37\n\x0esign_survivors\x18\x05 \x01(\x0b\x32\x1d.primia.wire.v1.SignSurvivorsH\x00\x12(\n\x06reveal\x18\x06 \x01(\x0b\x32\x16.primia.wire.v1.RevealH\x00\x12(\n\x06\x63losed\x18\x07 \x01(\x0b\x32\x16.primia.wire.v1.ClosedH\x00\x42\x06\n\x04\x62ody\"/\n\x05Ready\x12&\n\x05round\x18\x01 \x01(\x0b\x32\x17.primia.wire.v1.RoundId\"B\n\x08\x44\x65\x63lined\x12&\n\x05round\x18\x01 \x01(\x0b\x32\x17.primia.wire.v1.RoundId\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x91\x01\n\tKeyAdvert\x12&\n\x05round\x18\x01 \x01(\x0b\x32\x17.primia.wire.v1.RoundId\x12\x0c\n\x04site\x18\x02 \x01(\t\x12\x10\n\x08mask_key\x18\x03 \x01(\x0c\x12\x10\n\x08seal_key\x18\x04 \x01(\x0c\x12\x17\n\x0fseed_commitment\x18\x05 \x01(\x0c\x12\x11\n\tsignature\x18\x06 \x01(\x0c\"r\n\x0cSealedShares\x12&\n\x05round\x18\x01 \x01(\x0b\x32\x17.primia.wire.v1.RoundId\x12\x0f\n\x07session\x18\x02 \x01(\x0c\x12)\n\x06sealed\x18\x03 \x03(\x0b\x32\x19.primia.wire.v1.SiteBytes\"T\n\x06Masked\x12&\n\x05round\x18\x01 \x01(\x0b\x32\x17.primia.wire.v1.RoundId\x12\x0f\n\x07session\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"_\n\x11SurvivorSignature\x12&\n\x05round\x18\x01 \x01(\x0b\x32\x17.primia.wire.v1.RoundId\x12\x0f\n\x07session\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\xa6\x01\n\x0eRevealedShares\x12&\n\x05round\x18\x01 \x01(\x0b\x32\x17.primia.wire.v1.RoundId\x12\x0f\n\x07session\x18\x02 \x01(\x0c\x12-\n\nself_seeds\x18\x03 \x03(\x0b\x32\x19.primia.wire.v1.SiteBytes\x12,\n\tmask_keys\x18\x04 \x03(\x0b\x32\x19.primia.wire.v1.SiteBytes\"\xf4\x02\n\x06\x41nswer\x12&\n\x05ready\x18\x01 \x01(\x0b\x32\x15.primia.wire.v1.ReadyH\x00\x12,\n\x08\x64\x65\x63lined\x18\x02 \x01(\x0b\x32\x18.primia.wire.v1.DeclinedH\x00\x12/\n\nkey_advert\x18\x03 \x01(\x0b\x32\x19.primia.wire.v1.KeyAdvertH\x00\x12\x35\n\rsealed_shares\x18\x04 \x01(\x0b\x32\x1c.primia.wire.v1.SealedSharesH\x00\x12?\n\x12survivor_signature\x18\x05 \x01(\x0b\x32!.primia.wire.v1.SurvivorSignatureH\x00\x12\x39\n\x0frevealed_shares\x18\x06 \x01(\x0b\x32\x1e.primia.wire.v1.RevealedSharesH\x00\x12(\n\x06masked\x18\x07 \x01(\x0b\x32\x16.primia.wire.v1.MaskedH\x00\x42\x06\n\x04\x62ody*n\n\tRoundKind\x12\x1a\n\x16ROUND_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10ROUND_KIND_TRAIN\x10\x01\x12\x17\n\x13ROUND_KIND_EVALUATE\x10\x02\x12\x16\n\x12ROUND_KIND_RETRAIN\x10\x03*N\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_COMMITTED\x10\x01\x12\x13\n\x0fOUTCOME_ABORTED\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'primia.wire.v1.round_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROUNDKIND']._serialized_start=2215
-  _globals['_ROUNDKIND']._serialized_end=2325
-  _globals['_OUTCOME']._serialized_start=2327
-  _globals['_OUTCOME']._serialized_end=2405
+  _globals['_ROUNDKIND']._serialized_start=2387
+  _globals['_ROUNDKIND']._serialized_end=2497
+  _globals['_OUTCOME']._serialized_start=2499
+  _globals['_OUTCOME']._serialized_end=2577
   _globals['_ROUNDID']._serialized_start=46
   _globals['_ROUNDID']._serialized_end=158
   _globals['_SITEBYTES']._serialized_start=160
@@ -49,24 +49,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SENDMASKED']._serialized_end=550
   _globals['_SIGNSURVIVORS']._serialized_start=552
   _globals['_SIGNSURVIVORS']._serialized_end=643
-  _globals['_REVEAL']._serialized_start=645
-  _globals['_REVEAL']._serialized_end=757
-  _globals['_CLOSED']._serialized_start=759
-  _globals['_CLOSED']._serialized_end=865
-  _globals['_INSTRUCTION']._serialized_start=868
-  _globals['_INSTRUCTION']._serialized_end=1233
-  _globals['_READY']._serialized_start=1235
-  _globals['_READY']._serialized_end=1282
-  _globals['_DECLINED']._serialized_start=1284
-  _globals['_DECLINED']._serialized_end=1350
-  _globals['_KEYADVERT']._serialized_start=1353
-  _globals['_KEYADVERT']._serialized_end=1498
-  _globals['_SEALEDSHARES']._serialized_start=1500
-  _globals['_SEALEDSHARES']._serialized_end=1614
-  _globals['_SURVIVORSIGNATURE']._serialized_start=1616
-  _globals['_SURVIVORSIGNATURE']._serialized_end=1711
-  _globals['_REVEALEDSHARES']._serialized_start=1714
-  _globals['_REVEALEDSHARES']._serialized_end=1880
-  _globals['_ANSWER']._serialized_start=1883
-  _globals['_ANSWER']._serialized_end=2213
+  _globals['_REVEAL']._serialized_start=646
+  _globals['_REVEAL']._serialized_end=801
+  _globals['_CLOSED']._serialized_start=803
+  _globals['_CLOSED']._serialized_end=909
+  _globals['_INSTRUCTION']._serialized_start=912
+  _globals['_INSTRUCTION']._serialized_end=1277
+  _globals['_READY']._serialized_start=1279
+  _globals['_READY']._serialized_end=1326
+  _globals['_DECLINED']._serialized_start=1328
+  _globals['_DECLINED']._serialized_end=1394
+  _globals['_KEYADVERT']._serialized_start=1397
+  _globals['_KEYADVERT']._serialized_end=1542
+  _globals['_SEALEDSHARES']._serialized_start=1544
+  _globals['_SEALEDSHARES']._serialized_end=1658
+  _globals['_MASKED']._serialized_start=1660
+  _globals['_MASKED']._serialized_end=1744
+  _globals['_SURVIVORSIGNATURE']._serialized_start=1746
+  _globals['_SURVIVORSIGNATURE']._serialized_end=1841
+  _globals['_REVEALEDSHARES']._serialized_start=1844
+  _globals['_REVEALEDSHARES']._serialized_end=2010
+  _globals['_ANSWER']._serialized_start=2013
+  _globals['_ANSWER']._serialized_end=2385
 # @@protoc_insertion_point(module_scope)

@@ -94,14 +94,16 @@ class SignSurvivors(_message.Message):
     def __init__(self, round: _Optional[_Union[RoundId, _Mapping]] = ..., session: _Optional[bytes] = ..., survivors: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Reveal(_message.Message):
-    __slots__ = ("round", "session", "signatures")
+    __slots__ = ("round", "session", "signatures", "masked")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     SIGNATURES_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
     round: RoundId
     session: bytes
     signatures: _containers.RepeatedCompositeFieldContainer[SiteBytes]
-    def __init__(self, round: _Optional[_Union[RoundId, _Mapping]] = ..., session: _Optional[bytes] = ..., signatures: _Optional[_Iterable[_Union[SiteBytes, _Mapping]]] = ...) -> None: ...
+    masked: _containers.RepeatedCompositeFieldContainer[SiteBytes]
+    def __init__(self, round: _Optional[_Union[RoundId, _Mapping]] = ..., session: _Optional[bytes] = ..., signatures: _Optional[_Iterable[_Union[SiteBytes, _Mapping]]] = ..., masked: _Optional[_Iterable[_Union[SiteBytes, _Mapping]]] = ...) -> None: ...
 
 class Closed(_message.Message):
     __slots__ = ("round", "outcome", "reason")
@@ -171,6 +173,16 @@ class SealedShares(_message.Message):
     sealed: _containers.RepeatedCompositeFieldContainer[SiteBytes]
     def __init__(self, round: _Optional[_Union[RoundId, _Mapping]] = ..., session: _Optional[bytes] = ..., sealed: _Optional[_Iterable[_Union[SiteBytes, _Mapping]]] = ...) -> None: ...
 
+class Masked(_message.Message):
+    __slots__ = ("round", "session", "signature")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    round: RoundId
+    session: bytes
+    signature: bytes
+    def __init__(self, round: _Optional[_Union[RoundId, _Mapping]] = ..., session: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
 class SurvivorSignature(_message.Message):
     __slots__ = ("round", "session", "signature")
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -194,17 +206,19 @@ class RevealedShares(_message.Message):
     def __init__(self, round: _Optional[_Union[RoundId, _Mapping]] = ..., session: _Optional[bytes] = ..., self_seeds: _Optional[_Iterable[_Union[SiteBytes, _Mapping]]] = ..., mask_keys: _Optional[_Iterable[_Union[SiteBytes, _Mapping]]] = ...) -> None: ...
 
 class Answer(_message.Message):
-    __slots__ = ("ready", "declined", "key_advert", "sealed_shares", "survivor_signature", "revealed_shares")
+    __slots__ = ("ready", "declined", "key_advert", "sealed_shares", "survivor_signature", "revealed_shares", "masked")
     READY_FIELD_NUMBER: _ClassVar[int]
     DECLINED_FIELD_NUMBER: _ClassVar[int]
     KEY_ADVERT_FIELD_NUMBER: _ClassVar[int]
     SEALED_SHARES_FIELD_NUMBER: _ClassVar[int]
     SURVIVOR_SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     REVEALED_SHARES_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
     ready: Ready
     declined: Declined
     key_advert: KeyAdvert
     sealed_shares: SealedShares
     survivor_signature: SurvivorSignature
     revealed_shares: RevealedShares
-    def __init__(self, ready: _Optional[_Union[Ready, _Mapping]] = ..., declined: _Optional[_Union[Declined, _Mapping]] = ..., key_advert: _Optional[_Union[KeyAdvert, _Mapping]] = ..., sealed_shares: _Optional[_Union[SealedShares, _Mapping]] = ..., survivor_signature: _Optional[_Union[SurvivorSignature, _Mapping]] = ..., revealed_shares: _Optional[_Union[RevealedShares, _Mapping]] = ...) -> None: ...
+    masked: Masked
+    def __init__(self, ready: _Optional[_Union[Ready, _Mapping]] = ..., declined: _Optional[_Union[Declined, _Mapping]] = ..., key_advert: _Optional[_Union[KeyAdvert, _Mapping]] = ..., sealed_shares: _Optional[_Union[SealedShares, _Mapping]] = ..., survivor_signature: _Optional[_Union[SurvivorSignature, _Mapping]] = ..., revealed_shares: _Optional[_Union[RevealedShares, _Mapping]] = ..., masked: _Optional[_Union[Masked, _Mapping]] = ...) -> None: ...
