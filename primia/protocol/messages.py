@@ -31,8 +31,8 @@ class RoundKind(StrEnum):
     """What a site contributes.
 
     TRAIN: an update, and metrics of the model that the round starts from. EVALUATE: metrics of the
-    last model alone. RETRAIN: an update alone, from a model to which the study returned; it was
-    counted before, and no model is counted in two sums.
+    last model alone. RETRAIN: an update alone, where the study returned to a model that was counted
+    before, or where an attempt was signed in vain: no model is counted in two sums.
     """
 
     TRAIN = "train"

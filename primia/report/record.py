@@ -50,7 +50,7 @@ class Attempt:
 
     attempt: int
     number: int
-    kind: str  # train | retrain (from a model counted before) | evaluate
+    kind: str  # train | retrain (an update without counts) | evaluate
     outcome: str  # committed | aborted | open
     reason: str
     contributors: tuple[str, ...]

@@ -557,6 +557,8 @@ def test_without_one_of_the_signers_the_round_trains_again_for_all(study: Study)
     study.driver._abort(study.driver._round, "an honest mishap")  # type: ignore[arg-type]
     study.now += 100.0
     assert opened(study, FIVE) == (RoundKind.RETRAIN, FIVE), "and does not go back"
+    study.start()
+    assert opened(study, FIVE) == (RoundKind.RETRAIN, FIVE), "after a restart neither"
 
 
 def test_signers_that_could_not_be_brought_together_train_again(study: Study) -> None:

@@ -379,8 +379,9 @@ MUTATIONS = (
     Mutation(
         "the coordinator believes any survivor signature",
         PROTOCOL + "coordinator.py",
-        "if not self.terms.verify(site, statement, answer.signature):",
-        "if False:",
+        "        if not self.terms.verify(site, statement, answer.signature):\n"
+        '            raise PeerError(f"survivor list',
+        '        if False:\n            raise PeerError(f"survivor list',
     ),
     Mutation(
         "the coordinator goes on below the quorum",
