@@ -187,7 +187,7 @@ MUTATIONS = (
         "a ring holds one share too few",
         SECAGG + "topology.py",
         "t = max((degree + 1 + around) // 2 + 2, degree // 2 + 2 + beside)",
-        "t = max((degree + 1 + around) // 2, degree // 2 + 2 + beside)",
+        "t = max((degree + 1 + around) // 2 + 2, degree // 2 + 1 + beside)",
     ),
     Mutation(
         "a ring can be cut in two",
