@@ -335,6 +335,21 @@ def signatures_for(world: World, instruction: Reveal, signers: list[str]) -> dic
     return {SiteId(s): world.authority.sign_as(SiteId(s))(statement) for s in signers}
 
 
+@pytest.mark.parametrize("change", ["one left out", "a stranger beside", "for itself", "forged"])
+def test_what_neighbours_signed_about_their_mask_partners_must_be_there_and_hold(change):
+    world, instruction = at(Phase.UNMASKING)
+    masked = dict(instruction.masked)
+    if change == "one left out":
+        masked.pop("birch")
+    elif change == "a stranger beside":
+        masked[SiteId("elm")] = masked["birch"]
+    elif change == "for itself":
+        masked[SiteId("alder")] = masked["birch"]
+    else:
+        masked[SiteId("birch")] = masked["cedar"]
+    refused_for_good(world, replace(instruction, masked=masked), PeerError, "masked among")
+
+
 def test_signatures_below_the_threshold_open_nothing():
     for count in (0, 1, 2):
         world, instruction = at(Phase.UNMASKING)
