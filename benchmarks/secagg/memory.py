@@ -92,6 +92,7 @@ def _coordinate(folder: Path, sites: int, length: int, wire_bits: int) -> None:
     layout = contribution(length, wire_bits).layout
     game = Game(sites, layout, words=np.zeros(layout.length, np.uint32))
     game.play(until=Phase.MASKED_UPDATE)
+    game.say_masked()
     machine = game.machine
     del game
     gc.collect()

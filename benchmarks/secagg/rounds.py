@@ -27,7 +27,8 @@ from primia.protocol.events import (
     Tick,
     UpdateArrived,
 )
-from primia.protocol.messages import Answer, Instruction, RoundId, RoundKind
+from primia.protocol.messages import Answer, Instruction, Masked, RoundId, RoundKind
+from primia.protocol.session import partner_statement
 from primia.protocol.site import SiteRound
 from primia.protocol.site_events import Send, TrainLocally, UpdateReady, Upload
 from primia.secagg.layout import Layout
@@ -137,6 +138,14 @@ class Game:
             if not todo:
                 self._now = self.machine.next_deadline or self._now
                 todo = self._time(self.coordinator, lambda: self.machine.handle(Tick(), self._now))
+
+    def say_masked(self) -> None:
+        """All sites say whom they mask among; their vectors may then come from elsewhere."""
+        statement = partner_statement(self.machine.session, self.names)
+        for site in self.names:
+            signature = sign(_key(site), ROUND_LABEL, statement)
+            answer = Masked(ROUND, self.machine.session, signature)
+            self._deliver(Answered(site, answer))
 
     def _tell(self, tell: Tell) -> list[Command]:
         late = self.machine.phase not in (Phase.TRAINING, Phase.KEYS, Phase.SHARES)

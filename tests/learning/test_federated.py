@@ -117,7 +117,7 @@ def test_a_round_over_three_sites_is_one_noisy_step_on_their_union(films):
 
 
 @pytest.mark.parametrize(
-    ("quorum", "colluding", "honest"), [(3, None, 2), (3, 2, 1), (5, None, 4), (5, 3, 2)]
+    ("quorum", "colluding", "honest"), [(3, None, 2), (4, 2, 2), (5, None, 4), (5, 3, 2)]
 )
 def test_the_honest_sites_of_the_smallest_sum_hold_the_plans_noise(quorum, colluding, honest):
     changed = plan(

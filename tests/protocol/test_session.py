@@ -11,6 +11,7 @@ from primia.errors import PeerError
 from primia.protocol.messages import KeyAdvert, RoundId, RoundKind
 from primia.protocol.session import (
     advert_statement,
+    partner_statement,
     session_id,
     survivor_statement,
 )
@@ -41,6 +42,8 @@ def test_statements_and_session_match_the_known_answers():
     assert hashlib.sha256(signed).hexdigest() == v["advert_sha256"]
     survivors = survivor_statement(session, COHORT, COHORT[:2])
     assert hashlib.sha256(survivors).hexdigest() == v["survivors_sha256"]
+    partners = partner_statement(session, COHORT)
+    assert hashlib.sha256(partners).hexdigest() == v["mask_partners_sha256"]
 
 
 OTHER_ROUNDS = [
@@ -74,6 +77,16 @@ def test_what_is_signed_about_keys_names_round_cohort_site_and_keys():
         statements.append(advert_statement(replace(ADVERTS[0], **{field: bytes(32)}), COHORT))
     statements.append(advert_statement(replace(ADVERTS[0], site=SiteId("elm")), COHORT))
     assert len(set(statements)) == len(statements)
+
+
+def test_what_is_signed_about_mask_partners_names_session_and_partners_and_nothing_else():
+    statements = {
+        partner_statement(session, among)
+        for session in (bytes(32), b"\x01" * 32)
+        for among in (COHORT, COHORT[:2])
+    }
+    assert len(statements) == 2 * 2
+    assert not statements & {survivor_statement(bytes(32), COHORT, COHORT)}
 
 
 def test_what_is_signed_about_survivors_names_session_partners_and_survivors():

@@ -187,6 +187,7 @@ def main() -> None:
         hashlib.sha256(lp(*cohort)).digest(),
         parts[0],
     )
+    partners_text = lp(b"primia round v2 mask partners", session, lp(*cohort))
     survivors_text = lp(b"primia round v2 survivors", session, lp(*cohort), lp(*cohort[:2]))
     vectors = {
         "about": "by make_secagg_vectors.py, which shares no code with primia; bytes in hex",
@@ -241,6 +242,7 @@ def main() -> None:
             "attempt": 9,
             "session_id": hashlib.sha256(session_text).hexdigest(),
             "advert_sha256": hashlib.sha256(advert_text).hexdigest(),
+            "mask_partners_sha256": hashlib.sha256(partners_text).hexdigest(),
             "survivors_sha256": hashlib.sha256(survivors_text).hexdigest(),
         },
         "small_order_points": SMALL_ORDER_POINTS,
