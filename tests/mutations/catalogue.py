@@ -396,10 +396,12 @@ MUTATIONS = (
         "    for lost, secrets in list(pairs.items())[1:]:",
     ),
     Mutation(
-        "the coordinator opens before enough shares came",
+        "one wrong share ends the round though others may come",
         PROTOCOL + "coordinator.py",
-        "return all(self._opened[owner] >= t for owner in self._masked_among)",
-        "return True",
+        "            if self._answered < self._expected and not self._time_is_up(now):\n"
+        "                return []\n"
+        "            return self._abort(str(err))\n",
+        "            return self._abort(str(err))\n",
     ),
     Mutation(
         "the coordinator keeps revealed shares",

@@ -94,6 +94,8 @@ def test_every_site_hears_the_end_and_keeps_no_secret():
         world.members[site].instruct(closed)
         assert world.members[site].machine._secrets is None
         assert world.members[site].machine._vector is None
+    assert not world.coordinator._revealed
+    assert not world.coordinator._sums
 
 
 def test_the_aggregate_is_the_plain_mean_of_three_updates_to_within_the_encoding_step():

@@ -188,6 +188,22 @@ def test_a_site_that_was_told_of_too_few_neighbours_is_not_opened(on_a_ring, n, 
     assert not stolen
 
 
+def test_a_site_masks_with_enough_neighbours_or_not_at_all(on_a_ring):
+    """Four of its five holders open it, so three neighbours at least must mask with it."""
+    for hidden, refused in ((1, False), (2, True)):
+        world = World(16)
+        world.run(until=Phase.MASKED_UPDATE)
+        site = world.names[3]
+        told = world.coordinator.instruction_for(site)
+        lie = without(told, neighbours(world, site)[:hidden])
+        if refused:
+            with pytest.raises(PolicyRefused, match="neighbours shared"):
+                world.members[site].instruct(lie)
+        else:
+            world.members[site].instruct(lie)
+        assert bool(world.members[site].uploads) is not refused
+
+
 def test_a_site_that_masked_among_others_than_it_should_is_not_opened(on_a_ring):
     """Its neighbours see from its own signature that it was told otherwise, and open nobody."""
     world = World(16)
