@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from coordinator.agenda import Agenda
 from coordinator.state import (
     DISCARDED,
-    AttemptRow,
+    RESTARTED,
     CoordinatorState,
     ModelRow,
     Participation,
@@ -36,7 +37,7 @@ from primia.federation.optimiser import (
     step,
     unpack_state,
 )
-from primia.federation.robust import combine, has_majority
+from primia.federation.robust import decode_groups, has_majority
 from primia.protocol.coordinator import CoordinatorRound
 from primia.protocol.events import (
     Abort,
@@ -62,7 +63,6 @@ log = structlog.get_logger()
 ATTENDING_S = 45.0  # a site heard of this recently is there; a long poll takes 20 s
 LONGEST_PAUSE_S = 60.0  # between an aborted attempt and the next
 MOST_DISCARDS = 3  # sums of one round in a row that do not count; then a person decides
-_RESTARTED = "the coordinator was restarted"
 _PHASES = list(Phase)
 
 
@@ -118,10 +118,10 @@ class RoundDriver:
         for row in state.attempts():
             if row.outcome == "open":
                 everyone = [
-                    Participation(s, s in row.charged, False, row.phase, _RESTARTED)
+                    Participation(s, s in row.charged, False, row.phase, RESTARTED)
                     for s in terms.roster
                 ]
-                state.abort_attempt(row.round.attempt, _RESTARTED, everyone)
+                state.abort_attempt(row.round.attempt, RESTARTED, everyone)
 
     # --- called by the service, from any thread ----------------------------------------------
 
@@ -152,9 +152,11 @@ class RoundDriver:
         """Hand an answer to the machine. Raises PeerError when it is refused."""
         self._handle(site, Answered(site, answer), answer.round)
 
-    def update_arrived(self, site: SiteId, round_id: RoundId, packed: Packed) -> None:
-        """All of a site's vectors, their digest checked. Raises PeerError when refused."""
-        self._handle(site, UpdateArrived(site, packed), round_id)
+    def update_arrived(
+        self, site: SiteId, round_id: RoundId, packed: Packed, digest: Digest
+    ) -> None:
+        """All of a site's vectors, their SHA-256 checked. Raises PeerError when refused."""
+        self._handle(site, UpdateArrived(site, packed, digest), round_id)
 
     def progress(self, site: SiteId) -> None:
         """Bytes of an upload are flowing."""
@@ -247,26 +249,24 @@ class RoundDriver:
         return 0.5 if deadline is None else max(0.01, min(0.5, deadline - self._clock()))
 
     def _open_next(self) -> None:
-        attempts = self._state.attempts()
-        done = {a.round.number for a in attempts if a.outcome == "committed"}
-        number = next((n for n in range(1, self.terms.rounds + 2) if n not in done), None)
         model = self._state.models()[-1]
-        # The study returned to it, or its updates were zero: no site counts it in another round.
-        counted = model.scores is not None or any(
-            a.round.model == model.digest and a.round.number in done for a in attempts
+        agenda = Agenda(
+            rounds=self.terms.rounds,
+            shared_noise=self.terms.contribution.shared is not None,
+            attempts=self._state.attempts(),
+            model=model,
+            invited=frozenset(self._invited()),
+            present=frozenset(self._present()),
         )
-        if number is None or (number > self.terms.rounds and counted):
+        if agenda.over:
             self._finish("all rounds are committed")
             return
-        present = self._present()
-        if len(present) < self.terms.quorum or self._clock() < self._not_before:
+        now = self._clock()
+        if len(agenda.present) < self.terms.quorum or now < self._not_before:
             return
-        tried = [a for a in attempts if a.round.number == number]
-        if self._may_still_come(tried, present):
-            return
-        kind = self._kind(number, counted, tried, present)
-        promised = self._promised_to(tried, kind)
-        invited = promised if promised and promised <= present else self._invited()
+        if agenda.a_signer_is_away and now < self._started + ATTENDING_S:
+            return  # it may be on its way back to us, who were restarted
+        number, kind = agenda.number, agenda.kind
         round_id = self._state.open_attempt(self.terms.plan, number, kind, model.digest)
         log.info("round_opened", round=number, attempt=round_id.attempt, kind=kind.value)
         self._ready.clear()
@@ -274,7 +274,7 @@ class RoundDriver:
         machine = CoordinatorRound(
             RoundTerms(
                 round=round_id,
-                invited=tuple(sorted(invited)),
+                invited=tuple(sorted(agenda.invitees)),
                 quorum=self.terms.quorum,
                 deadline_s=self.terms.deadline_s,
                 grace_s=self.terms.grace_s,
@@ -285,7 +285,7 @@ class RoundDriver:
                 threads=self.terms.threads,
                 verify=self._verify,
             ),
-            now=self._clock(),
+            now=now,
         )
         self._round = machine
         self._carry_out(machine, machine.start())
@@ -297,46 +297,6 @@ class RoundDriver:
             for s in self._state.sites()
             if s.struck_at is None and s.site in self.terms.roster
         }
-
-    def _promised_to(self, tried: list[AttemptRow], kind: RoundKind) -> set[SiteId]:
-        """The sites that signed for each other in an attempt of this kind that then aborted.
-
-        Their updates join a sum of exactly these sites, without another charge. With shared noise
-        they join none: nobody is bound.
-        """
-        if self.terms.contribution.shared is not None and kind is not RoundKind.EVALUATE:
-            return set()
-        signed = [a.survivors for a in tried if a.round.kind is kind and a.survivors]
-        return set(signed[-1]) if signed else set()
-
-    def _may_still_come(self, tried: list[AttemptRow], present: set[SiteId]) -> bool:
-        """Whether a site that signed before we were restarted may still be on its way back."""
-        promised = self._promised_to(tried, tried[-1].round.kind) if tried else set()
-        waits = promised <= self._invited() and not promised <= present
-        return waits and self._clock() < self._started + ATTENDING_S
-
-    def _kind(
-        self, number: int, counted: bool, tried: list[AttemptRow], present: set[SiteId]
-    ) -> RoundKind:
-        """What the sites may be asked for: a site that signed for a sum counts for no other one.
-
-        That sum may have been opened, and the model counted over other sites would show the
-        difference. So the signers are brought together again, once; then the round trains again
-        and counts nothing. A model that is left without scores is neither accepted nor rejected:
-        the next that is counted decides.
-        """
-        if number > self.terms.rounds:
-            return RoundKind.EVALUATE
-        if counted or any(a.round.kind is RoundKind.RETRAIN for a in tried):
-            return RoundKind.RETRAIN
-        signed = [a for a in tried if a.survivors]
-        if not signed:
-            return RoundKind.TRAIN
-        promised = self._promised_to(tried, RoundKind.TRAIN)
-        failed = tried[-1] is not signed[-1] and tried[-1].reason != _RESTARTED
-        if promised and promised <= present and not failed:
-            return RoundKind.TRAIN
-        return RoundKind.RETRAIN
 
     def _present(self) -> set[SiteId]:
         now = self._clock()
@@ -415,7 +375,7 @@ class RoundDriver:
         """Make the sum count: blobs first, then one row that says so."""
         round_id = machine.terms.round
         try:
-            sums = self._decode(commit)
+            sums = decode_groups(self.terms.contribution, commit.totals, commit.groups)
             verdict = self._verdict(round_id, sums, commit.contributors)
         except (RoundFailed, PeerError) as err:
             self._discard(machine, err)
@@ -437,16 +397,6 @@ class RoundDriver:
         )
         self._aborts = self._discards = 0
         self._log_commit(round_id, commit.contributors, verdict)
-
-    def _decode(self, commit: Commit) -> Aggregate:
-        """Read and check each group's sum. Raises RoundFailed naming the group, not the site."""
-        parts = []
-        for total, group in zip(commit.totals, commit.groups, strict=True):
-            try:
-                parts.append(self.terms.contribution.decode(total, contributors=len(group)))
-            except RoundFailed as err:
-                raise RoundFailed(f"{err} (sum of {', '.join(group)})") from err
-        return combine(parts)
 
     def _verdict(
         self, round_id: RoundId, sums: Aggregate, contributors: tuple[SiteId, ...]

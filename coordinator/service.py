@@ -130,7 +130,9 @@ class Service:
         """Bytes are flowing: the stage is not silent."""
         self._driver.progress(SiteId(identity.name))
 
-    def upload_complete(self, identity: Identity, key: UploadKey, path: Path) -> None:
+    def upload_complete(
+        self, identity: Identity, key: UploadKey, path: Path, sha256: Digest
+    ) -> None:
         """Fold a site's vectors into the sum, once.
 
         The file is mapped and never read as a whole: however many sites there are, beside the
@@ -138,7 +140,8 @@ class Service:
         """
         with path.open("rb") as file:
             packed = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._driver.update_arrived(SiteId(identity.name), key.round, memoryview(packed))
+        site = SiteId(identity.name)
+        self._driver.update_arrived(site, key.round, memoryview(packed), sha256)
         self._complete.add(path)
         path.unlink(missing_ok=True)
 

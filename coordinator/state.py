@@ -62,6 +62,9 @@ _MIGRATIONS = [
     """,
 ]
 
+RESTARTED = "the coordinator was restarted"
+"""The reason of an attempt that nobody at a site brought to its end."""
+
 DISCARDED = "the sum was discarded: "
 """How the reason of an attempt begins whose sum was opened and did not count."""
 
@@ -106,6 +109,11 @@ class AttemptRow:
     survivors: tuple[SiteId, ...]  # were asked to sign that their sum be opened
     charged: tuple[str, ...]  # had an update ready, so have charged it
     absent: tuple[Absence, ...]
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it ended with the coordinator's own process, and not by what a site did."""
+        return self.reason == RESTARTED
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from primia.federation.optimiser import pack_weights
 from primia.identity import keyfile
 from primia.imaging.readers import load_cohort
 from primia.learning.models import build_for, flatten
+from primia.learning.terms import is_distributed
 from primia.privacy.ledger import Head, Ledger
 from primia.storage.blobs import Blobs
 from primia.storage.folder import StateFolder
@@ -126,6 +127,8 @@ def _take_part(
         blobs=blobs,
         devices=_devices(config.compute),
     )
+    if len(work.devices) > 1 and is_distributed(plan):
+        log.warning("processes_unused", reason="a round of shared noise is one step, on one device")
     log.info("taking_part", site=identity.site, coordinator=identity.address)
     Participant(identity, peers, work, link, stop, model_bytes).serve()
 

@@ -31,6 +31,7 @@ from primia.privacy.accounting import epsilon
 from primia.privacy.discrete_gaussian import discrete_gaussian
 from primia.privacy.ledger import Ledger
 from primia.protocol.messages import RoundId, RoundKind
+from primia.secagg.topology import threshold
 from primia.storage.blobs import Blobs
 from primia.study import metric_layout
 from primia.types import Digest, Ring, SiteId
@@ -47,9 +48,12 @@ def check_plan(plan: StudyPlan, caps: Caps, me: SiteId) -> float | None:
     """
     if me not in plan.site_ids:
         raise PolicyRefused(f"the plan's roster does not name this site ({me}); tell the lead")
-    if len(plan.sites) < caps.min_cohort:
+    largest = largest_guaranteed_sum(plan)
+    if largest < caps.min_cohort:
         raise PolicyRefused(
-            f"the plan has {len(plan.sites)} sites, this site asks for {caps.min_cohort} in a sum"
+            f"with all {len(plan.sites)} sites of the plan there, a sum of {largest} may still be "
+            f"opened, and this site asks for {caps.min_cohort} (caps.min_cohort); ask for a higher "
+            "quorum, fewer groups or more sites"
         )
     whole = study_mechanism(plan)
     if plan.privacy == "none" or whole is None:
@@ -78,6 +82,17 @@ def check_plan(plan: StudyPlan, caps: Caps, me: SiteId) -> float | None:
             "more noise"
         )
     return spent
+
+
+def largest_guaranteed_sum(plan: StudyPlan) -> int:
+    """What the smallest sum of a round is that all sites of the roster take part in.
+
+    No round guarantees more. In each a site checks again, for those that are there (`SiteRound`).
+    """
+    groups = plan.aggregation.groups
+    if groups > 1:
+        return threshold(len(plan.sites) // groups)
+    return max(threshold(len(plan.sites)), plan.schedule.quorum)
 
 
 def check_round(round_id: RoundId, plan: StudyPlan) -> None:

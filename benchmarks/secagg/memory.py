@@ -29,7 +29,7 @@ from primia.protocol.coordinator import CoordinatorRound
 from primia.protocol.events import Phase, UpdateArrived
 from primia.protocol.messages import RoundId
 from primia.secagg.packing import Packed
-from primia.types import SiteId
+from primia.types import Digest, SiteId
 from primia.wire.client import FederationClient
 from primia.wire.handler import UploadKey
 from primia.wire.server import serve
@@ -72,9 +72,9 @@ class Driver:
         self._machine = machine
         self._lock = threading.Lock()
 
-    def update_arrived(self, site: SiteId, _: RoundId, packed: Packed) -> None:
+    def update_arrived(self, site: SiteId, _: RoundId, packed: Packed, digest: Digest) -> None:
         with self._lock:
-            self._machine.handle(UpdateArrived(site, packed), 0.0)
+            self._machine.handle(UpdateArrived(site, packed, digest), 0.0)
 
     def upload_limit(self, *_: Any) -> int:
         return self._machine.terms.layout.wire_bytes

@@ -33,7 +33,7 @@ from primia.protocol.site import SiteRound
 from primia.protocol.site_events import Send, TrainLocally, UpdateReady, Upload
 from primia.secagg.layout import Layout
 from primia.secagg.packing import pack
-from primia.types import Digest, Ring, SiteId
+from primia.types import Digest, Ring, SiteId, sha256
 from primia.wire import convert
 from primia.wire.labels import ROUND_LABEL
 
@@ -169,7 +169,7 @@ class Game:
                     commands += self._deliver(Answered(tell.site, answer))
                 case Upload(masked):
                     packed = self._time(watch, partial(pack, masked, self.layout))
-                    commands += self._deliver(UpdateArrived(tell.site, packed))
+                    commands += self._deliver(UpdateArrived(tell.site, packed, sha256(packed)))
         return commands
 
     def _vector(self) -> Ring:

@@ -32,7 +32,7 @@ from primia.identity.certificate import COORDINATOR_HOST, to_pem
 from primia.identity.enrolment import make_request
 from primia.identity.keyfile import key_to_pem, new_key
 from primia.protocol.messages import Answer
-from primia.types import SiteId
+from primia.types import Digest, SiteId
 from primia.wire.channel import CHUNK, OPTIONS, ClientTls, connect
 from primia.wire.client import FederationClient
 from primia.wire.handler import UploadKey, UploadSlot
@@ -210,7 +210,7 @@ class Spool:
 
     def upload_progress(self, *_: Any) -> None: ...
 
-    def upload_complete(self, _: Any, __: UploadKey, path: Path) -> None:
+    def upload_complete(self, _: Any, __: UploadKey, path: Path, ___: Digest) -> None:
         path.unlink()
 
 

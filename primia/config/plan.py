@@ -227,6 +227,8 @@ class StudyPlan(Strict):
                 "aggregation.groups: 1": self.aggregation.groups == 1,
                 "aggregation.update_norm left out": self.aggregation.update_norm is None,
                 "aggregation.encoding_bits left out": self.aggregation.encoding_bits is None,
+                "aggregation.encoding_range left out": self.aggregation.encoding_range
+                == Aggregation().encoding_range,
             }.items()
             if not holds
         ]

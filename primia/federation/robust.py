@@ -12,7 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from primia.federation.contribution import Aggregate
+from primia.errors import RoundFailed
+from primia.federation.contribution import Aggregate, Contribution
+from primia.types import Ring, SiteId
 
 _CHUNK = 1 << 16  # coordinates sorted at a time: a copy of all groups' means would double them
 
@@ -45,6 +47,24 @@ def trimmed_mean(means: npt.NDArray[np.floating], trim: int) -> npt.NDArray[np.f
         ordered = np.sort(means[:, start : start + _CHUNK], axis=0)
         out[start : start + _CHUNK] = ordered[trim : groups - trim].mean(axis=0, dtype=np.float64)
     return out
+
+
+def decode_groups(
+    contribution: Contribution,
+    totals: Sequence[Ring],
+    groups: Sequence[Sequence[SiteId]],
+) -> Aggregate:
+    """One aggregate of the plain sums of all groups.
+
+    Raises RoundFailed as `Contribution.decode`, naming the group, for nobody knows the site.
+    """
+    parts = []
+    for total, group in zip(totals, groups, strict=True):
+        try:
+            parts.append(contribution.decode(total, contributors=len(group)))
+        except RoundFailed as err:
+            raise RoundFailed(f"{err} (sum of {', '.join(group)})") from err
+    return combine(parts)
 
 
 def combine(parts: Sequence[Aggregate]) -> Aggregate:

@@ -16,7 +16,6 @@ commands it gets back, in order. An event that is refused raises PeerError and c
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping
 
@@ -69,7 +68,7 @@ from primia.secagg.packing import Packed, add_packed
 from primia.secagg.sealing import SEALED_BYTES
 from primia.secagg.shares import SHARE_BYTES
 from primia.secagg.topology import Topology, threshold
-from primia.types import Ring, SiteId
+from primia.types import Digest, Ring, SiteId
 
 AWAITED: Mapping[Phase, type] = {
     Phase.TRAINING: Ready,
@@ -111,7 +110,7 @@ class CoordinatorRound:
         self._topology = Topology(b"", ())
         # Everything taken so far, by kind and site: what a repeat is compared with. Of a
         # vector only its SHA-256 is kept.
-        self._taken: dict[tuple[type, SiteId], Answer | bytes] = {}
+        self._taken: dict[tuple[type, SiteId], Answer | Digest] = {}
         self._adverts: dict[SiteId, KeyAdvert] = {}
         self._sealed: dict[SiteId, SealedShares] = {}
         self._masked: dict[SiteId, Masked] = {}
@@ -181,8 +180,8 @@ class CoordinatorRound:
         match event:
             case Answered(site, answer):
                 accepted = self._take(site, answer)
-            case UpdateArrived(site, packed):
-                accepted = self._take_update(site, packed)
+            case UpdateArrived(site, packed, digest):
+                accepted = self._take_update(site, packed, digest)
             case Progress(site):
                 accepted = site in self._expected - self._answered
             case SiteLost(site):
@@ -231,7 +230,7 @@ class CoordinatorRound:
         self._answered.add(site)
         return True
 
-    def _take_update(self, site: SiteId, packed: Packed) -> bool:
+    def _take_update(self, site: SiteId, packed: Packed, digest: Digest) -> bool:
         """Fold a site's packed vectors into its group's sum; False if it is a repeat.
 
         Raises PeerError.
@@ -242,7 +241,6 @@ class CoordinatorRound:
                 f"vectors of {site}: got {len(packed)} bytes, need {expected}; check that both "
                 "sides run one version"
             )
-        digest = hashlib.sha256(packed).digest()
         if (UpdateArrived, site) in self._taken:
             self._refuse_unless_same(UpdateArrived, site, digest)
             return False
@@ -254,7 +252,7 @@ class CoordinatorRound:
         self._answered.add(site)
         return True
 
-    def _refuse_unless_same(self, kind: type, site: SiteId, again: Answer | bytes) -> None:
+    def _refuse_unless_same(self, kind: type, site: SiteId, again: Answer | Digest) -> None:
         if self._taken[kind, site] != again:
             raise PeerError(f"{site} sent a second, different {kind.__name__}; the first stands")
 

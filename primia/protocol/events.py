@@ -10,7 +10,7 @@ from primia.protocol.messages import Answer, Instruction, RoundId
 from primia.protocol.session import SMALLEST_COHORT
 from primia.secagg.layout import Layout
 from primia.secagg.packing import Packed
-from primia.types import Ring, SiteId
+from primia.types import Digest, Ring, SiteId
 
 Verify = Callable[[SiteId, bytes, bytes], bool]
 """(site, statement, signature) → whether the key in that site's certificate signed it."""
@@ -82,13 +82,15 @@ class Answered:
 
 @dataclass(frozen=True)
 class UpdateArrived:
-    """All of a site's masked vectors are here, packed, and their digest was checked.
+    """All of a site's masked vectors are here, packed, and their SHA-256 was checked.
 
     packed: bytes of any buffer, as `secagg.packing` writes them; read once, never kept.
+    digest: that SHA-256; a repeat is known by it.
     """
 
     site: SiteId
     packed: Packed = field(repr=False)
+    digest: Digest
 
 
 @dataclass(frozen=True)

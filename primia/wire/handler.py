@@ -114,8 +114,10 @@ class FederationHandler(Protocol):
     ) -> None:
         """Bytes so far; for display, called once per chunk."""
 
-    def upload_complete(self, identity: Identity, key: UploadKey, path: Path) -> None:
-        """The file is whole, its SHA-256 checked; whether the disk has it already, nobody asked.
+    def upload_complete(
+        self, identity: Identity, key: UploadKey, path: Path, sha256: Digest
+    ) -> None:
+        """The file is whole and has this SHA-256; whether the disk has it already, nobody asked.
 
         From now on the slot is complete.
         """

@@ -107,7 +107,7 @@ class Uploads:
         if found != header.sha256:
             path.unlink()  # which part is wrong cannot be known
             raise Unreachable("the bytes that arrived do not match their SHA-256; send them again")
-        self._handler.upload_complete(identity, header.key, path)
+        self._handler.upload_complete(identity, header.key, path, header.sha256)
         with self._lock:
             self._writers.pop(path, None)
 

@@ -24,7 +24,16 @@ from primia.imaging.dataset import Cohort, Films
 from primia.learning.models import build, flatten
 from primia.privacy.ledger import Ledger
 from primia.protocol.coordinator import CoordinatorRound
-from primia.protocol.events import Abort, Answered, Commit, Phase, RoundTerms, Tick, UpdateArrived
+from primia.protocol.events import (
+    Abort,
+    Answered,
+    Commit,
+    Event,
+    Phase,
+    RoundTerms,
+    Tick,
+    UpdateArrived,
+)
 from primia.protocol.messages import Instruction, RoundId, RoundKind
 from primia.secagg.packing import pack, unpack
 from primia.settle import settle
@@ -242,11 +251,10 @@ class Consortium:
                 if machine.phase is not phase:
                     break
                 for what in self.hospitals[tell.site].tell(tell.instruction):  # type: ignore[union-attr]
-                    event = (
-                        UpdateArrived(tell.site, pack(what, machine.terms.layout))  # type: ignore[union-attr]
-                        if isinstance(what, np.ndarray)
-                        else Answered(tell.site, what)  # type: ignore[union-attr]
-                    )
+                    event: Event = Answered(tell.site, what)  # type: ignore[union-attr]
+                    if isinstance(what, np.ndarray):
+                        packed = pack(what, machine.terms.layout)
+                        event = UpdateArrived(tell.site, packed, sha256(packed))  # type: ignore[union-attr]
                     commands += machine.handle(event, now)
             if not commands and machine.phase not in (Phase.DONE, Phase.ABORTED):
                 now += 20.0

@@ -28,8 +28,8 @@ from primia.protocol.session import partner_statement
 from primia.protocol.site import SiteRound
 from primia.protocol.site_events import Record, Remember, Send, TrainLocally, UpdateReady, Upload
 from primia.secagg.layout import Layout, Vector
-from primia.secagg.packing import pack
-from primia.types import Digest, Ring, SiteId
+from primia.secagg.packing import Packed, pack
+from primia.types import Digest, Ring, SiteId, sha256
 
 LENGTH = 37
 NAMES = ["alder", "birch", "cedar", "dogwood", "elm", "fir", "gorse", "hazel", "ivy", "juniper"]
@@ -115,6 +115,11 @@ class Member:
                     self.uploads.append(masked.copy())
                     out.append(masked)
         return out
+
+
+def arrived(site: SiteId, packed: Packed) -> UpdateArrived:
+    """An upload, as the transport hands it over once its digest was checked."""
+    return UpdateArrived(site, packed, sha256(packed))
 
 
 @dataclass
@@ -207,7 +212,7 @@ class World:
         """What leaves a site as the coordinator's driver hands it in; an upload goes packed."""
         assert self.layout is not None
         if isinstance(what, np.ndarray):
-            return UpdateArrived(site, pack(what, self.layout))
+            return arrived(site, pack(what, self.layout))
         return Answered(site, what)
 
     def run(

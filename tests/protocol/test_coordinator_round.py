@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from in_memory_round import ROUND, World, another_attempt
+from in_memory_round import ROUND, World, another_attempt, arrived
 
 from primia.errors import PeerError
 from primia.protocol.coordinator import CoordinatorRound
@@ -229,7 +229,7 @@ def test_a_repeat_is_accepted_silently_even_after_its_phase(phase):
 def spoiled(event: object) -> object:
     """The same kind of answer from the same site, with one thing changed."""
     if isinstance(event, UpdateArrived):
-        return UpdateArrived(event.site, bytes([event.packed[0] ^ 1, *event.packed[1:]]))
+        return arrived(event.site, bytes([event.packed[0] ^ 1, *event.packed[1:]]))
     answer = event.answer
     match answer:
         case SealedShares() | RevealedShares() | SurvivorSignature():
@@ -265,7 +265,7 @@ def test_answers_of_strangers_other_rounds_and_other_phases_are_refused(phase):
     if phase is not Phase.MASKED_UPDATE:
         packed = bytes(world.layout.wire_bytes)
         if phase not in (Phase.SURVIVORS, Phase.UNMASKING):
-            refuse(world, UpdateArrived(world.names[0], packed), "came while")
+            refuse(world, arrived(world.names[0], packed), "came while")
 
 
 @pytest.mark.parametrize("phase", [Phase.KEYS, Phase.SURVIVORS])
@@ -317,7 +317,7 @@ def test_an_upload_of_another_length_is_refused(excess):
     world = World(3)
     world.run(until=Phase.MASKED_UPDATE)
     packed = bytes(world.layout.wire_bytes + excess)
-    refuse(world, UpdateArrived(world.names[0], packed), "bytes, need")
+    refuse(world, arrived(world.names[0], packed), "bytes, need")
 
 
 def test_revealed_shares_of_both_kinds_or_the_wrong_kind_are_refused():
@@ -448,7 +448,7 @@ def test_the_coordinator_keeps_no_vector_and_its_sum_is_its_own():
     world.run(until=Phase.MASKED_UPDATE)
     packed = np.frombuffer(pack(answer_of(world, 0), world.layout), np.uint8)
     gone, (the_sum,) = weakref.ref(packed), world.coordinator._sums
-    world.coordinator.handle(UpdateArrived(world.names[0], memoryview(packed)), world.now)
+    world.coordinator.handle(arrived(world.names[0], memoryview(packed)), world.now)
     assert world.coordinator._sums[0] is the_sum  # added in place: memory does not grow with n
     kept = the_sum.copy()
     del packed

@@ -44,7 +44,7 @@ from primia.protocol.messages import (
 )
 from primia.protocol.session import advert_statement
 from primia.protocol.site import SitePhase
-from primia.types import Digest, SiteId
+from primia.types import Digest, SiteId, sha256
 from primia.wire.labels import PLAN_LABEL, ROUND_LABEL
 from worker import participant
 from worker.home import SiteIdentity
@@ -166,7 +166,7 @@ class Study:
             for site in machine.waiting_for:
                 for what in self.sites[site].tell(machine.instruction_for(site)):
                     arrived = (
-                        UpdateArrived(site, what)
+                        UpdateArrived(site, what, sha256(what))
                         if isinstance(what, bytes)
                         else Answered(site, what)
                     )

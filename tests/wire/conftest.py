@@ -102,10 +102,10 @@ class Coordinator:
     def upload_progress(self, identity, key, received, total):
         self.seen = (received, total)
 
-    def upload_complete(self, identity, key, path):
-        self.finished.setdefault(key.session, []).append(
-            hashlib.sha256(path.read_bytes()).hexdigest()
-        )
+    def upload_complete(self, identity, key, path, sha256):
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert found == sha256
+        self.finished.setdefault(key.session, []).append(found)
         path.unlink()
 
 
