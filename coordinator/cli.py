@@ -131,7 +131,7 @@ def rounds(state: State = HERE, json: Json = False) -> None:
     """Every round and attempt: who took part, how good the model was."""
     from dataclasses import asdict
 
-    from coordinator.record import epsilon_by_round
+    from primia.outcome import epsilon_by_round
     from primia.report.terminal import rounds_table
 
     record, plan = _record(_open(state))

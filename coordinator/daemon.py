@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from coordinator import home, record
+from coordinator import home
 from coordinator.rounds import RoundDriver, StudyTerms
 from coordinator.service import Service
 from coordinator.state import CoordinatorState, ModelRow, PinnedStudy
@@ -20,6 +20,7 @@ from primia.federation.optimiser import ServerState, pack_state, pack_weights
 from primia.identity.certificate import from_pem, to_pem
 from primia.identity.keyfile import key_to_pem
 from primia.identity.signing import sign, verify
+from primia.outcome import scores
 from primia.settle import settle
 from primia.storage.blobs import Blobs
 from primia.storage.folder import StateFolder
@@ -107,7 +108,7 @@ def _terms(plan: StudyPlan, parameters: int) -> StudyTerms:
         cipher=plan.aggregation.mask_cipher,
         groups=plan.aggregation.groups,
         threads=len(os.sched_getaffinity(0)),
-        score=lambda counts, sites: record.scores(plan, counts, sites),
+        score=lambda counts, sites: scores(plan, counts, sites),
         optimiser=optimiser(plan),
         voting=plan.evaluation.vote_tolerance is not None,
     )

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from coordinator.record import study_record, write_report
+from coordinator.record import study_record
 from coordinator.state import CoordinatorState, ModelRow
 from primia.config import StudyPlan, plan_from_canonical
 from primia.errors import StateError
 from primia.federation.optimiser import unpack_weights
 from primia.learning.models import build_for, load_flat
+from primia.outcome import write_report
 from primia.storage.blobs import Blobs
 
 

@@ -1,79 +1,17 @@
-"""From the coordinator's rows to the study record, and from there to the files of an export."""
+"""From the coordinator's rows to the study record."""
 
 from __future__ import annotations
 
-import math
-import platform
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from coordinator.state import AttemptRow, CoordinatorState
 from primia.config import StudyPlan, plan_from_canonical
 from primia.errors import StateError
-from primia.learning.metrics import Metrics
-from primia.learning.terms import is_distributed, study_mechanism
-from primia.privacy.accounting import epsilon
+from primia.learning.terms import is_distributed
+from primia.outcome import best_model, epsilon_after, versions
 from primia.protocol.messages import RoundKind
-from primia.report.record import (
-    Attempt,
-    ModelRecord,
-    Scores,
-    SiteRecord,
-    StudyRecord,
-    scores_from_dict,
-)
-from primia.study import metric_layout
-from primia.types import SiteId
-
-_PACKAGES = ("primia", "torch", "numpy", "grpcio", "cryptography", "dp-accounting")
-
-
-def scores(
-    plan: StudyPlan, counts: npt.NDArray[np.int64], sites: Sequence[SiteId]
-) -> dict[str, Any]:
-    """Scores of one model from summed counts, as stored. Raises PeerError when they contradict."""
-    found = Metrics.from_counts(metric_layout(plan), counts)
-    curves = [found.roc(c) for c in range(len(plan.model.classes))]
-    return {
-        "films": found.films,
-        "sites": list(sites),
-        "loss": _known(found.loss),
-        "auc": _known(found.auc),
-        "auc_per_class": [_known(a) for a in found.auc_per_class],
-        "accuracy": _known(found.accuracy),
-        "balanced_accuracy": _known(found.balanced_accuracy),
-        "confusion": found.confusion.tolist(),
-        "roc": [np.stack([x, y], axis=1).round(6).tolist() for x, y in curves],
-    }
-
-
-def _known(value: float) -> float:
-    """JSON has no NaN: a figure that nothing was counted for is 0, and so never the best."""
-    return 0.0 if math.isnan(value) else float(value)
-
-
-def epsilon_by_round(plan: StudyPlan) -> dict[int, float]:
-    """ε of a site that took part in 1, 2, … rounds; empty without differential privacy."""
-    whole = study_mechanism(plan)
-    if plan.privacy == "none" or whole is None:
-        return {}
-    marks = sorted({max(1, round(plan.rounds * i / 20)) for i in range(1, 21)})
-    return {n: _epsilon(plan, n) for n in marks}
-
-
-def _epsilon(plan: StudyPlan, rounds: int) -> float:
-    whole = study_mechanism(plan)
-    if plan.privacy == "none" or whole is None or rounds == 0:
-        return 0.0
-    run = replace(whole, steps=rounds * plan.training.local_steps)
-    return epsilon([run], plan.privacy.delta)
+from primia.report.record import Attempt, ModelRecord, SiteRecord, StudyRecord, scores_from_dict
 
 
 def study_record(state: CoordinatorState) -> StudyRecord:
@@ -97,14 +35,14 @@ def study_record(state: CoordinatorState) -> StudyRecord:
         state=state.noted("state") or "running",
         plan=plan.model_dump(mode="json"),
         plan_digest=pinned.digest,
-        planned_epsilon=None if plan.privacy == "none" else _epsilon(plan, plan.rounds),
+        planned_epsilon=None if plan.privacy == "none" else epsilon_after(plan, plan.rounds),
         delta=None if plan.privacy == "none" else plan.privacy.delta,
         parameters=pinned.parameters,
         attempts=tuple(_attempt(row) for row in attempts),
         models=models,
-        best=_best(models),
+        best=best_model(models),
         sites=tuple(_sites(state, plan, attempts)),
-        versions={"python": platform.python_version(), **{p: version(p) for p in _PACKAGES}},
+        versions=versions(),
         written_at=time.time(),
     )
 
@@ -124,20 +62,6 @@ def _attempt(row: AttemptRow) -> Attempt:
         votes=row.votes,
         returned_to=row.returned_to,
     )
-
-
-def _best(models: Sequence[ModelRecord]) -> int | None:
-    """The highest AUC of those accepted; of equal ones the earlier.
-
-    Model 0 was never trained and is not a result, also where a round returned to it.
-    """
-    untrained = {m.digest for m in models if m.number == 0}
-    scored: list[tuple[Scores, int]] = [
-        (m.scores, m.number)
-        for m in models
-        if m.scores is not None and m.accepted and m.digest not in untrained
-    ]
-    return max(scored, key=lambda s: (s[0].auc, -s[1]))[1] if scored else None
 
 
 def _sites(
@@ -163,17 +87,7 @@ def _sites(
                 struck_at=site.struck_at,
                 rounds_contributed=len(given),
                 rounds_charged=len(charged),
-                epsilon=None if plan.privacy == "none" else _epsilon(plan, len(charged)),
+                epsilon=None if plan.privacy == "none" else epsilon_after(plan, len(charged)),
             )
         )
     return found
-
-
-def write_report(record: StudyRecord, plan: StudyPlan, folder: Path) -> None:
-    """`report.html` and `result.json` into `folder`."""
-    from primia.report.html import render
-    from primia.report.record import to_json
-
-    page = render(record, epsilon_by_round=epsilon_by_round(plan))
-    (folder / "report.html").write_text(page, encoding="utf-8")
-    (folder / "result.json").write_text(to_json(record) + "\n", encoding="utf-8")

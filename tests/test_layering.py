@@ -27,6 +27,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "wire": {"protocol", "identity"},
     "settle": {"config", "privacy", "learning"},
     "study": {"config", "federation", "learning"},
+    "contribute": {"config", "federation", "imaging", "learning", "privacy", "protocol", "study"},
+    "outcome": {"config", "learning", "privacy", "report", "study"},
     "logs": set(),
     "cli": {"config", "settle", "study", "learning", "demo", "imaging"},
     "demo": {"imaging", "report"},

@@ -16,24 +16,18 @@ import structlog
 
 from primia.config.plan import StudyPlan, plan_digest
 from primia.config.site import Caps
-from primia.errors import DataError, PolicyRefused
+from primia.contribute import vector_of
+from primia.errors import PolicyRefused
 from primia.federation.contribution import Contribution
 from primia.federation.optimiser import unpack_weights
 from primia.imaging.dataset import Cohort
-from primia.learning.evaluate import evaluate
-from primia.learning.federated import clipped_sum
 from primia.learning.local import OnStep
-from primia.learning.metrics import Counts, Metrics
-from primia.learning.models import FloatVector
-from primia.learning.parallel import train_on_devices
-from primia.learning.terms import LocalTerms, is_distributed, round_mechanism, study_mechanism
+from primia.learning.terms import is_distributed, round_mechanism, study_mechanism
 from primia.privacy.accounting import epsilon
-from primia.privacy.discrete_gaussian import discrete_gaussian
 from primia.privacy.ledger import Ledger
 from primia.protocol.messages import RoundId, RoundKind
 from primia.secagg.topology import threshold
 from primia.storage.blobs import Blobs
-from primia.study import metric_layout
 from primia.types import Digest, Ring, SiteId
 from worker.state import StoredUpdate, WorkerState
 
@@ -172,60 +166,29 @@ class LocalWork:
         return self.ledger.spent(self.caps.max_delta)
 
     def _work(self, round_id: RoundId, model: bytes, on_step: OnStep) -> Ring:
-        terms = LocalTerms.of(self.plan)
-        weights = unpack_weights(model, self.contribution.parameters)
-        counts = self._counts(round_id, terms, weights)
-        update, noise = None, None
-        if round_id.kind is not RoundKind.EVALUATE:
-            if is_distributed(self.plan):
-                # Bare until `encode` has added this site's share of noise: it is not kept.
-                update = clipped_sum(terms, weights, self.cohort.train, device=self.devices[0])
-                noise = discrete_gaussian
-                on_step(1, terms.local_steps)
-            else:
-                update = train_on_devices(
-                    terms, weights, self.cohort.train, self.devices, on_step=on_step
-                ).delta
-        try:
-            vector, clipped = self.contribution.encode(
-                update,
-                weight=self._weight(),
-                metrics=counts.astype(np.int64),
-                vote=self._vote(round_id, counts),
-                noise=noise,
-            )
-        except ValueError as err:
-            raise DataError(f"the update cannot be encoded: {err}") from err
+        vector, clipped = vector_of(
+            self.plan,
+            self.contribution,
+            self.cohort,
+            round_id.kind,
+            unpack_weights(model, self.contribution.parameters),
+            devices=self.devices,
+            accepts=lambda auc: self._accepts(round_id, auc),
+            on_step=on_step,
+        )
         if clipped:
             log.warning("update_clipped", round=round_id.number, coordinates=clipped)
         return vector
 
-    def _counts(self, round_id: RoundId, terms: LocalTerms, weights: FloatVector) -> Counts:
-        """How the round's model does on the validation films; nothing for one counted before."""
-        layout = metric_layout(self.plan)
-        if round_id.kind is RoundKind.RETRAIN:
-            return np.zeros(layout.length, np.uint32)
-        return evaluate(terms, weights, self.cohort.validation, layout, device=self.devices[0])
-
-    def _vote(self, round_id: RoundId, counts: Counts) -> bool:
-        """Whether this site accepts the round's model; yes when it cannot tell.
+    def _accepts(self, round_id: RoundId, auc: float) -> bool:
+        """Whether this site accepts the round's model.
 
         No, when its AUC here lies further below the best of earlier models than the plan allows
         (validation of the global model by the clients: BaFFLe, Andreina et al., ICDCS 2021).
         """
         tolerance = self.plan.evaluation.vote_tolerance
-        if tolerance is None or round_id.kind is RoundKind.RETRAIN:
-            return True
-        auc = Metrics.from_counts(metric_layout(self.plan), counts).auc
-        if math.isnan(auc):  # the films are all of one class
-            return True
         score, best = self.state.add_score(round_id, auc)
-        return best is None or score >= best - tolerance
-
-    def _weight(self) -> int:
-        if self.plan.aggregation.weighting == "constant":
-            return 1
-        return self.cohort.train.patient_count
+        return tolerance is None or best is None or score >= best - tolerance
 
     def _refuse_if_spent(self) -> None:
         """Ask before training what the ledger would say after it: hours are not spent in vain."""

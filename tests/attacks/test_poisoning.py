@@ -26,7 +26,9 @@ from coordinator import home, record, show
 from coordinator.export import kept_models
 from coordinator.rounds import MOST_DISCARDS, RoundDriver, StudyTerms
 from coordinator.state import CoordinatorState, ModelRow, PinnedStudy
+from primia import outcome
 from primia.config.plan import StudyPlan, canonical_bytes, plan_digest
+from primia.contribute import vote_on
 from primia.errors import PolicyRefused, RoundFailed
 from primia.federation import ballot
 from primia.federation.contribution import SharedNoise
@@ -131,7 +133,9 @@ class Site:
             self.aim(weights).astype(np.float32) if trains else None,
             weight=1,
             metrics=counts.astype(np.int64),
-            vote=self.work._vote(round_id, counts),
+            vote=vote_on(
+                self.plan, round_id.kind, counts, lambda auc: self.work._accepts(round_id, auc)
+            ),
         )
         layout = self.work.contribution.layout
         words[layout.slice("weight")] = self.weight
@@ -177,7 +181,7 @@ class Study:
             cipher=self.plan.aggregation.mask_cipher,
             groups=self.plan.aggregation.groups,
             threads=1,
-            score=lambda counts, sites: record.scores(self.plan, counts, sites),
+            score=lambda counts, sites: outcome.scores(self.plan, counts, sites),
             optimiser=FedAvg(),
             voting=self.plan.evaluation.vote_tolerance is not None,
         )
@@ -350,7 +354,7 @@ def test_a_return_is_shown_in_rounds_status_report_and_why(study: Study) -> None
         {"round": 3, "votes": 0, "sites": 5, "returned_to": 1}
     ]
     assert words in [t["reason"] for t in show.troubles(kept)]
-    record.write_report(kept, study.plan, study.folder)
+    outcome.write_report(kept, study.plan, study.folder)
     assert words in (study.folder / "report.html").read_text()
 
 
@@ -479,14 +483,13 @@ def test_a_vote_follows_the_best_of_earlier_models_and_a_repeat_votes_the_same(
 
 
 def test_a_site_with_films_of_one_class_has_no_opinion(study: Study) -> None:
-    work, layout = study.sites[LIAR].work, metric_layout(study.plan)
+    layout = metric_layout(study.plan)
     rng = np.random.default_rng(1)
-    for number in (1, 2, 3):
+    for _ in range(3):
         counts = layout.count(rng.normal(size=(9, 2)), np.zeros(9, np.int64))
-        round_id = RoundId(plan_digest(study.plan), number, number, RoundKind.TRAIN, sha256(b"x"))
-        assert work._vote(round_id, counts)
+        assert vote_on(study.plan, RoundKind.TRAIN, counts, lambda _auc: False)
     empty = np.zeros(layout.length, np.uint32)
-    assert work._vote(round_id, empty)
+    assert vote_on(study.plan, RoundKind.TRAIN, empty, lambda _auc: False)
 
 
 def test_a_site_does_not_measure_models_by_one_that_the_study_took_back(study: Study) -> None:
@@ -623,13 +626,13 @@ def test_a_model_that_nobody_counted_is_passed_over_by_status_and_report(
     kept = record.study_record(study.state)
     rounds_table(kept)
     show.status_json(study.state)
-    record.write_report(kept, study.plan, study.folder)
+    outcome.write_report(kept, study.plan, study.folder)
     study.finish()
     models = study.state.models()
     assert [m.number for m in models if m.scores is None] == [number - 1]
     assert study.state.attempts()[-1].round.kind is RoundKind.EVALUATE
     assert models[4].accepted
-    record.write_report(record.study_record(study.state), study.plan, study.folder)
+    outcome.write_report(record.study_record(study.state), study.plan, study.folder)
     assert np.linalg.norm(study.weights(4) - BEST) < 0.1
 
 
