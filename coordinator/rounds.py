@@ -135,18 +135,24 @@ class RoundDriver:
         until = self._clock() + wait_s
         with self._changed:
             while True:
-                self._hear(site)
-                if self._over is not None:
-                    self._told_over.add(site)
-                    return self._over
-                found = self._instruction(site)
-                # Not "above": the serials of a coordinator restored from a backup are lower.
-                if found is not None and found[0] != after and self._failure is None:
-                    return found
+                found = self.poll(site, after)
                 left = until - self._clock()
-                if left <= 0 or stopping():
-                    return None
+                if found is not None or left <= 0 or stopping():
+                    return found
                 self._changed.wait(min(left, 1.0))
+
+    def poll(self, site: SiteId, after: int) -> tuple[int, Instruction] | str | None:
+        """What `attend` has for `site` at this moment."""
+        with self._changed:
+            self._hear(site)
+            if self._over is not None:
+                self._told_over.add(site)
+                return self._over
+            found = self._instruction(site)
+            # Not "above": the serials of a coordinator restored from a backup are lower.
+            if found is not None and found[0] != after and self._failure is None:
+                return found
+            return None
 
     def answer(self, site: SiteId, answer: Answer) -> None:
         """Hand an answer to the machine. Raises PeerError when it is refused."""
@@ -229,14 +235,22 @@ class RoundDriver:
         """
         while not stop.is_set() and self._over is None:
             with self._changed:
-                if self._failure is not None:
-                    raise self._failure
-                if self._round is None or self._round.phase in (Phase.DONE, Phase.ABORTED):
-                    self._open_next()
-                else:
-                    self._lose_struck(self._round)
-                    self._feed(self._round, Tick())
-                self._changed.wait(self._pause())
+                self._changed.wait(self.tick())
+
+    def tick(self) -> float:
+        """Do what is due now; returns for how many seconds nothing will be, unless a site calls.
+
+        Raises as `run` does.
+        """
+        with self._changed:
+            if self._failure is not None:
+                raise self._failure
+            if self._round is None or self._round.phase in (Phase.DONE, Phase.ABORTED):
+                self._open_next()
+            else:
+                self._lose_struck(self._round)
+                self._feed(self._round, Tick())
+            return self._pause()
 
     def _lose_struck(self, machine: CoordinatorRound) -> None:
         """Do not wait for sites that were struck meanwhile (by a command, in another process)."""

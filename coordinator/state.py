@@ -18,6 +18,7 @@ from primia.errors import IdentityError, StateError
 from primia.protocol.messages import Outcome, RoundId, RoundKind
 from primia.report.record import Absence
 from primia.storage.book import Book
+from primia.storage.disk import DISK, Disk
 from primia.types import Digest, SiteId
 
 _MIGRATIONS = [
@@ -158,13 +159,15 @@ class Participation:
 class CoordinatorState(Book):
     """The coordinator's database. Raises StateError for faults of the disk."""
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
-        if not (folder / "authority").is_dir():
+    def __init__(
+        self, folder: Path, clock: Callable[[], float] = time.time, disk: Disk = DISK
+    ) -> None:
+        if not disk.exists(folder / "authority"):
             raise StateError(
                 f"{folder.resolve()} is no coordinator's folder; name it with --state or "
                 f"PRIMIA_STATE, or make a new one: primia-coordinator init STUDY --state {folder}"
             )
-        super().__init__(folder / "coordinator.db", _MIGRATIONS, clock)
+        super().__init__(folder / "coordinator.db", _MIGRATIONS, clock, disk)
         self.folder = folder
 
     # --- the plan ----------------------------------------------------------------------------

@@ -18,11 +18,11 @@ from primia.federation.contribution import Contribution, Entropy
 from primia.imaging.dataset import Cohort
 from primia.learning.evaluate import evaluate
 from primia.learning.federated import clipped_sum
-from primia.learning.local import OnStep, train_locally
+from primia.learning.local import train_locally
 from primia.learning.metrics import Counts, Metrics
 from primia.learning.models import FloatVector
 from primia.learning.parallel import train_on_devices
-from primia.learning.terms import LocalTerms, is_distributed
+from primia.learning.terms import LocalTerms, OnStep, is_distributed
 from primia.privacy.discrete_gaussian import discrete_gaussian
 from primia.protocol.messages import RoundKind
 from primia.study import metric_layout

@@ -17,7 +17,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": set(),
     "storage": set(),
     "identity": set(),
-    "privacy": set(),
+    "privacy": {"storage"},  # the ledger, on the same disk as the other books
     "secagg": set(),
     "protocol": {"secagg"},
     "federation": {"secagg"},

@@ -22,17 +22,17 @@ from primia.identity import keyfile
 from primia.imaging.readers import load_cohort
 from primia.learning.models import build_for, flatten
 from primia.learning.terms import is_distributed
-from primia.privacy.ledger import Head, Ledger
+from primia.privacy.ledger import Ledger
 from primia.storage.blobs import Blobs
 from primia.storage.folder import StateFolder
 from primia.study import contribution
-from primia.types import Digest
 from primia.wire.client import FederationClient
 from worker.home import SiteIdentity, load
+from worker.learning import FilmLearning
 from worker.participant import Participant, Pause
 from worker.state import WorkerState
 from worker.study import Peers, checked_plan
-from worker.work import LocalWork
+from worker.work import LocalWork, check_books
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -52,7 +52,7 @@ def run(folder: Path, config: SiteConfig) -> None:
         state = WorkerState(folder)
         try:
             with Ledger(folder / "ledger.db") as ledger:
-                _check_ledger(ledger, state)
+                check_books(ledger, state)
                 link = FederationClient(identity.address, identity.tls())
                 hanging_up = threading.Thread(target=_hang_up, args=(stop, link), daemon=True)
                 hanging_up.start()
@@ -70,19 +70,6 @@ def _hang_up(stop: threading.Event, link: FederationClient) -> None:
     """A call that waits at the coordinator ends when the operator wants to stop."""
     stop.wait()
     link.close()
-
-
-def _check_ledger(ledger: Ledger, state: WorkerState) -> None:
-    """Ledger and database must be of one age, or nothing starts: each guards the other.
-
-    An older ledger would forget what was charged, an older database what was promised.
-    """
-    rows, digest = (state.noted("ledger_head") or "0:").split(":")
-    ledger.verify(at_least=Head(int(rows), Digest(digest)))
-    if not all(state.holds_update(row.update) for row in ledger.rows()):
-        raise StateError(
-            "worker.db is older than the privacy ledger beside it; restore both from one backup"
-        )
 
 
 def _take_part(
@@ -117,17 +104,17 @@ def _take_part(
     parameters, model_bytes = _model_size(plan)
     blobs = Blobs(folder / "blobs")
     blobs.sweep()
+    vectors, devices = contribution(plan, parameters), _devices(config.compute)
     work = LocalWork(
         plan=plan,
-        contribution=contribution(plan, parameters),
+        contribution=vectors,
         caps=config.caps,
-        cohort=cohort,
+        learning=FilmLearning(plan, vectors, cohort, state, devices),
         state=state,
         ledger=ledger,
         blobs=blobs,
-        devices=_devices(config.compute),
     )
-    if len(work.devices) > 1 and is_distributed(plan):
+    if len(devices) > 1 and is_distributed(plan):
         log.warning("processes_unused", reason="a round of shared noise is one step, on one device")
     log.info("taking_part", site=identity.site, coordinator=identity.address)
     Participant(identity, peers, work, link, stop, model_bytes).serve()

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -27,6 +26,7 @@ from primia.errors import (
 from primia.identity.signing import sign
 from primia.protocol.messages import (
     AdvertiseKeys,
+    Answer,
     Closed,
     Declined,
     Instruction,
@@ -46,10 +46,10 @@ from primia.protocol.site_events import (
     UpdateReady,
     Upload,
 )
+from primia.protocol.site_secrets import Entropy
 from primia.secagg.packing import pack
 from primia.types import Digest
-from primia.wire.client import FederationClient
-from primia.wire.handler import UploadKey
+from primia.wire.handler import Attendance, StudyBundle, UploadKey
 from primia.wire.labels import ROUND_LABEL
 from worker.home import SiteIdentity
 from worker.state import StoredUpdate
@@ -67,19 +67,56 @@ class Stopped(Exception):
     """SIGTERM or SIGINT came while local work was going on."""
 
 
+class Stop(Protocol):
+    """When to stop, and how to wait until then: a `threading.Event`."""
+
+    def is_set(self) -> bool:
+        """Whether it is time."""
+
+    def wait(self, timeout: float) -> bool:
+        """Wait so many seconds at most; returns whether it is time."""
+
+
+class Link(Protocol):
+    """A site's calls to the coordinator; the daemon's are `primia.wire.client.FederationClient`.
+
+    Every call raises Unreachable, or what the coordinator answered.
+    """
+
+    def get_study(self) -> StudyBundle:
+        """The plan and the certificates of the roster, unchecked."""
+
+    def attend(self, after: int) -> Attendance:
+        """Wait for something newer than serial `after`; it may be nothing."""
+
+    def answer(self, answer: Answer) -> None:
+        """Send one answer; on return the coordinator has it."""
+
+    def fetch_model(self, digest: Digest, *, max_bytes: int) -> bytes:
+        """The model with this digest, checked."""
+
+    def upload(self, key: UploadKey, data: bytes | bytearray | memoryview) -> None:
+        """Send a masked vector; on return the coordinator has it, once."""
+
+
+Jitter = Callable[[float, float], float]
+"""(least, most) → a random number in between."""
+
+
 class Pause:
     """Back-off with full jitter, so that sites cut off together do not come back together."""
 
-    def __init__(self) -> None:
+    def __init__(self, jitter: Jitter = random.uniform) -> None:
+        self._jitter = jitter
         self._longest_s = SHORTEST_PAUSE_S
 
     def reset(self) -> None:
         """The last call went well."""
         self._longest_s = SHORTEST_PAUSE_S
 
-    def wait(self, stop: threading.Event, why: str) -> None:
+    def wait(self, stop: Stop, why: str) -> None:
         """Say why and when the next try is, then wait or be stopped."""
-        seconds = random.uniform(SHORTEST_PAUSE_S / 2, self._longest_s)  # noqa: S311
+        seconds = self._jitter(SHORTEST_PAUSE_S / 2, self._longest_s)
         self._longest_s = min(LONGEST_PAUSE_S, 2 * self._longest_s)
         log.warning("coordinator_unreachable", why=why, next_try_s=round(seconds, 1))
         stop.wait(seconds)
@@ -93,10 +130,14 @@ class Participant:
         identity: SiteIdentity,
         peers: Peers,
         work: LocalWork,
-        link: FederationClient,
-        stop: threading.Event,
+        link: Link,
+        stop: Stop,
         model_bytes: int,
+        *,
+        entropy: Entropy = os.urandom,
+        jitter: Jitter = random.uniform,
     ) -> None:
+        """model_bytes: the most that a global model may have."""
         self._identity = identity
         self._peers = peers
         self._work = work
@@ -104,6 +145,8 @@ class Participant:
         self._link = link
         self._stop = stop
         self._model_bytes = model_bytes
+        self._entropy = entropy
+        self._jitter = jitter
         self._round: SiteRound | None = None
         self._update: StoredUpdate | None = None
         self._session = b""
@@ -113,7 +156,7 @@ class Participant:
 
         Raises IdentityError when the coordinator refuses this site, StateError for our own disk.
         """
-        after, pause = 0, Pause()
+        after, pause = 0, Pause(self._jitter)
         while not self._stop.is_set():
             try:
                 news = self._link.attend(after)
@@ -176,7 +219,7 @@ class Participant:
             roster=plan.site_ids,
             sign=lambda statement: sign(self._identity.key, ROUND_LABEL, statement),
             verify=self._peers.verify,
-            entropy=os.urandom,
+            entropy=self._entropy,
             last_attempt=self._state.last_attempt(),
             signed_before=None if self._update is None else self._update.signed,
             cipher=plan.aggregation.mask_cipher,
@@ -220,7 +263,7 @@ class Participant:
 
     def _retrying(self, call: Callable[[], T]) -> T:
         """Repeat a call that the link broke; it is answered from the record. Bounded by `stop`."""
-        pause = Pause()
+        pause = Pause(self._jitter)
         while True:
             try:
                 return call()

@@ -16,6 +16,7 @@ from primia.errors import IdentityError, PolicyRefused
 from primia.protocol.messages import RoundId, RoundKind
 from primia.protocol.site_events import KeysMade, Record, SharesRevealed, SurvivorsSigned
 from primia.storage.book import Book
+from primia.storage.disk import DISK, Disk
 from primia.types import Digest, SiteId
 
 _MIGRATIONS = [
@@ -60,8 +61,10 @@ class StoredUpdate:
 class WorkerState(Book):
     """The worker's database. Raises StateError for faults of the disk."""
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
-        super().__init__(folder / "worker.db", _MIGRATIONS, clock)
+    def __init__(
+        self, folder: Path, clock: Callable[[], float] = time.time, disk: Disk = DISK
+    ) -> None:
+        super().__init__(folder / "worker.db", _MIGRATIONS, clock, disk)
 
     def pin_plan(self, digest: Digest) -> None:
         """Hold on to the first plan seen. Raises PolicyRefused for any other one."""

@@ -1,7 +1,8 @@
 """One site's work for one round: train, store, charge. What this returns may leave under a mask.
 
 The order is the promise: the encoded update is durable, then the ledger row is, then (elsewhere)
-the first byte leaves. A crash in between costs budget at most, never privacy.
+the first byte leaves. A crash in between costs budget at most, never privacy. How an update is made
+is `worker.learning`'s affair; no torch here.
 """
 
 from __future__ import annotations
@@ -10,21 +11,18 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Protocol
 
 import numpy as np
 import structlog
 
 from primia.config.plan import StudyPlan, plan_digest
 from primia.config.site import Caps
-from primia.contribute import vector_of
-from primia.errors import PolicyRefused
+from primia.errors import PolicyRefused, StateError
 from primia.federation.contribution import Contribution
-from primia.federation.optimiser import unpack_weights
-from primia.imaging.dataset import Cohort
-from primia.learning.local import OnStep
-from primia.learning.terms import is_distributed, round_mechanism, study_mechanism
+from primia.learning.terms import OnStep, is_distributed, round_mechanism, study_mechanism
 from primia.privacy.accounting import epsilon
-from primia.privacy.ledger import Ledger
+from primia.privacy.ledger import Head, Ledger
 from primia.protocol.messages import RoundId, RoundKind
 from primia.secagg.topology import threshold
 from primia.storage.blobs import Blobs
@@ -102,6 +100,30 @@ def check_round(round_id: RoundId, plan: StudyPlan) -> None:
         )
 
 
+def check_books(ledger: Ledger, state: WorkerState) -> None:
+    """Ledger and database must be of one age, or nothing starts: each guards the other.
+
+    An older ledger would forget what was charged, an older database what was promised.
+    Raises StateError.
+    """
+    rows, digest = (state.noted("ledger_head") or "0:").split(":")
+    ledger.verify(at_least=Head(int(rows), Digest(digest)))
+    if not all(state.holds_update(row.update) for row in ledger.rows()):
+        raise StateError(
+            "worker.db is older than the privacy ledger beside it; restore both from one backup"
+        )
+
+
+class Learning(Protocol):
+    """What makes a site's contribution to a round."""
+
+    def contribute(self, round_id: RoundId, model: bytes, on_step: OnStep) -> Ring:
+        """The site's words for a round, noised and encoded; `on_step` after each local step.
+
+        model: the global model's bytes. Raises DataError, PeerError.
+        """
+
+
 @dataclass(frozen=True)
 class LocalWork:
     """All that a site's rounds need; built once per run of the daemon."""
@@ -109,11 +131,11 @@ class LocalWork:
     plan: StudyPlan
     contribution: Contribution
     caps: Caps
-    cohort: Cohort
+    learning: Learning
     state: WorkerState
     ledger: Ledger
     blobs: Blobs
-    devices: tuple[str, ...]  # one for each process that shares a step
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def prepare(
         self, round_id: RoundId, fetch: Callable[[Digest], bytes], on_step: OnStep
@@ -128,7 +150,7 @@ class LocalWork:
         if update is None:
             if round_id.kind is not RoundKind.EVALUATE:
                 self._refuse_if_spent()
-            vector = self._work(round_id, fetch(round_id.model), on_step)
+            vector = self.learning.contribute(round_id, fetch(round_id.model), on_step)
             update = self.state.add_update(round_id, self.blobs.put(vector.tobytes()))
             for digest in self.state.updates_before(round_id.number):
                 self.blobs.remove(digest)  # rounds never go back
@@ -165,31 +187,6 @@ class LocalWork:
         """ε of everything this ledger holds, at the site's own delta."""
         return self.ledger.spent(self.caps.max_delta)
 
-    def _work(self, round_id: RoundId, model: bytes, on_step: OnStep) -> Ring:
-        vector, clipped = vector_of(
-            self.plan,
-            self.contribution,
-            self.cohort,
-            round_id.kind,
-            unpack_weights(model, self.contribution.parameters),
-            devices=self.devices,
-            accepts=lambda auc: self._accepts(round_id, auc),
-            on_step=on_step,
-        )
-        if clipped:
-            log.warning("update_clipped", round=round_id.number, coordinates=clipped)
-        return vector
-
-    def _accepts(self, round_id: RoundId, auc: float) -> bool:
-        """Whether this site accepts the round's model.
-
-        No, when its AUC here lies further below the best of earlier models than the plan allows
-        (validation of the global model by the clients: BaFFLe, Andreina et al., ICDCS 2021).
-        """
-        tolerance = self.plan.evaluation.vote_tolerance
-        score, best = self.state.add_score(round_id, auc)
-        return tolerance is None or best is None or score >= best - tolerance
-
     def _refuse_if_spent(self) -> None:
         """Ask before training what the ledger would say after it: hours are not spent in vain."""
         mechanism = round_mechanism(self.plan)
@@ -205,7 +202,7 @@ class LocalWork:
             update=update.digest,
             cap_epsilon=self._cap(),
             cap_delta=self.caps.max_delta,
-            time=datetime.now(UTC).isoformat(timespec="seconds"),
+            time=self.now().isoformat(timespec="seconds"),
         )
         # Kept outside the ledger: a ledger put back to an older copy is found at the next start.
         head = self.ledger.head()

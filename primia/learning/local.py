@@ -21,10 +21,7 @@ from primia.learning.models import FloatVector, build_for, flatten, load_flat
 from primia.learning.noise import Entropy
 from primia.learning.sampling import Indices, films_of
 from primia.learning.step import PrivateStep
-from primia.learning.terms import LocalTerms
-
-OnStep = Callable[[int, int], None]
-"""Called after each step with (steps done, steps in the round)."""
+from primia.learning.terms import LocalTerms, OnStep
 
 _PLAIN_BATCH = 64  # films at a time without privacy
 

@@ -20,9 +20,9 @@ import torch.distributed as dist
 
 from primia.errors import StateError
 from primia.imaging.dataset import Films
-from primia.learning.local import LocalUpdate, OnStep, starting_model, train_locally
+from primia.learning.local import LocalUpdate, starting_model, train_locally
 from primia.learning.models import FloatVector
-from primia.learning.terms import LocalTerms
+from primia.learning.terms import LocalTerms, OnStep
 
 _PATIENCE = timedelta(minutes=30)  # for the slowest process in one step
 

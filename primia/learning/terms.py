@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -16,6 +17,9 @@ from primia.privacy import (
     epsilon,
     noise_share,
 )
+
+OnStep = Callable[[int, int], None]
+"""Called after each step of local work with (steps done, steps in the round)."""
 
 
 def noise_multiplier(plan: StudyPlan) -> float | None:

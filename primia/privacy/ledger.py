@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from typing import Any, Self
 from primia.errors import BudgetExhausted, StateError
 from primia.privacy.accounting import epsilon
 from primia.privacy.mechanism import DistributedDpSgd, DpSgd, Mechanism
+from primia.storage.disk import DISK, Disk
 from primia.types import Digest, sha256
 
 GENESIS = Digest("0" * 64)
@@ -99,24 +99,23 @@ class Ledger:
     commit. Raises StateError when the file cannot be used.
     """
 
-    def __init__(self, path: Path, *, create: bool = False) -> None:
+    def __init__(self, path: Path, *, create: bool = False, disk: Disk = DISK) -> None:
         """Open the ledger at `path`.
 
         create: make an empty one where none is. Leave it False at a site that has ever taken part
             in a study: a missing ledger then raises StateError instead of a fresh budget.
         """
-        if not create and not path.exists():
+        if not create and not disk.exists(path):
             raise StateError(
                 f"{path}: the privacy ledger is missing; restore it from a backup, because without "
                 "it nobody knows what this site's patients have already shown"
             )
         self.path = path
         with self._storage():
-            if create:
-                path.touch(mode=0o600)  # SQLite would take the umask's mode, for WAL files too
-            self._db = sqlite3.connect(path, timeout=60.0, isolation_level=None)
+            self._db = disk.connect(path, 60.0, one_thread=True)
             try:
                 self._prepare(create)
+                disk.sync_folder(path.parent)  # a new file's name is durable, too
             except BaseException:
                 self._db.close()
                 raise
@@ -260,7 +259,6 @@ class Ledger:
                     f"{self.path}: not a privacy ledger of version {_VERSION} (found {version}); "
                     "check the path or restore it from a backup"
                 )
-        _sync_folder(self.path.parent)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -330,12 +328,3 @@ def _digest(row: Row) -> Digest:
         columns.append(kind)
     content = json.dumps(columns, separators=(",", ":"), allow_nan=False)
     return sha256(domain + content.encode())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new file's name durable, too."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

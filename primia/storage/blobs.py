@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from primia.errors import StateError
+from primia.storage.disk import DISK, Disk
 from primia.types import Digest, sha256
 
 
@@ -17,11 +17,12 @@ class Blobs:
     Writing the same bytes twice is harmless. Safe to use from several threads of one process.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, disk: Disk = DISK) -> None:
         """Open `folder`, made with mode 0700 if missing. Raises StateError."""
         self.folder = folder
+        self._disk = disk
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            disk.make_folder(folder)
         except OSError as err:
             raise StateError(f"cannot make {folder}: {err.strerror}; check the disk") from err
 
@@ -32,7 +33,7 @@ class Blobs:
         return self.folder / digest
 
     def __contains__(self, digest: Digest) -> bool:
-        return self.path(digest).is_file()
+        return self._disk.exists(self.path(digest))
 
     def put(self, data: bytes | bytearray | memoryview) -> Digest:
         """Store `data`, durable on return. Raises StateError (disk full and the like)."""
@@ -40,16 +41,12 @@ class Blobs:
         part = self.folder / f"{digest}.part-{os.urandom(4).hex()}"
         try:
             try:
-                handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(handle, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                part.rename(self.path(digest))
+                self._disk.write(part, data)
+                self._disk.rename(part, self.path(digest))
             except OSError:
-                part.unlink(missing_ok=True)
+                self._disk.remove(part)
                 raise
-            self._sync_folder()
+            self._disk.sync_folder(self.folder)
         except OSError as err:
             raise StateError(
                 f"cannot store {len(data)} bytes in {self.folder}: {err.strerror}; "
@@ -57,25 +54,11 @@ class Blobs:
             ) from err
         return digest
 
-    def adopt(self, path: Path) -> Digest:
-        """Move a finished file of the same file system in, durable on return. Raises StateError."""
-        try:
-            with path.open("rb+") as file:
-                digest = Digest(hashlib.file_digest(file, "sha256").hexdigest())
-                os.fsync(file.fileno())
-            path.rename(self.path(digest))
-            self._sync_folder()
-        except OSError as err:
-            raise StateError(
-                f"cannot move {path} into {self.folder}: {err.strerror}; check the disk"
-            ) from err
-        return digest
-
     def get(self, digest: Digest) -> bytes:
         """Read a blob whole. Raises StateError when it is missing or its bytes have changed."""
         path = self.path(digest)
         try:
-            data = path.read_bytes()
+            data = self._disk.read(path)
         except OSError as err:
             raise StateError(f"blob {digest} cannot be read from {path}: {err.strerror}") from err
         if sha256(data) != digest:
@@ -88,24 +71,18 @@ class Blobs:
     def remove(self, digest: Digest) -> None:
         """Delete a blob if it is there. Raises StateError."""
         try:
-            self.path(digest).unlink(missing_ok=True)
+            self._disk.remove(self.path(digest))
         except OSError as err:
             raise StateError(f"cannot delete blob {digest}: {err.strerror}") from err
 
     def __iter__(self) -> Iterator[Digest]:
         """The digests that have a file; leftovers of interrupted writes are not among them."""
-        for path in sorted(self.folder.iterdir()):
-            if len(path.name) == 64:
-                yield Digest(path.name)
+        for name in self._disk.names(self.folder):
+            if len(name) == 64:
+                yield Digest(name)
 
     def sweep(self) -> None:
         """Delete leftovers of interrupted writes; call it once, when opening, before any `put`."""
-        for path in self.folder.glob("*.part-*"):
-            path.unlink(missing_ok=True)
-
-    def _sync_folder(self) -> None:
-        handle = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        for name in self._disk.names(self.folder):
+            if ".part-" in name:
+                self._disk.remove(self.folder / name)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from primia.storage.database import Database
+from primia.storage.disk import DISK, Disk
 
 NOTES = "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT"
 
@@ -15,10 +16,14 @@ class Book:
     """A daemon's database; every method is one transaction. StateError for faults of the disk."""
 
     def __init__(
-        self, path: Path, migrations: Sequence[str], clock: Callable[[], float] = time.time
+        self,
+        path: Path,
+        migrations: Sequence[str],
+        clock: Callable[[], float] = time.time,
+        disk: Disk = DISK,
     ) -> None:
         """Open or make the file; its first migration is `NOTES`, the others are the caller's."""
-        self._db = Database(path, [NOTES, *migrations])
+        self._db = Database(path, [NOTES, *migrations], disk)
         self._clock = clock
 
     def close(self) -> None:

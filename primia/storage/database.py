@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from primia.errors import StateError
+from primia.storage.disk import DISK, Disk
 
 BUSY_S = 10.0
 
@@ -20,7 +21,7 @@ class Database:
     committed round must not come undone. What raises inside `transaction` is rolled back whole.
     """
 
-    def __init__(self, path: Path, migrations: Sequence[str]) -> None:
+    def __init__(self, path: Path, migrations: Sequence[str], disk: Disk = DISK) -> None:
         """Open or make the database at `path` and bring it to version len(migrations).
 
         migrations: SQL scripts; number i (from 0) takes version i to i + 1, in one transaction.
@@ -30,11 +31,7 @@ class Database:
         self._lock = threading.RLock()
         self._open = False
         try:
-            path.touch(mode=0o600)
-            # isolation_level=None: this module alone says BEGIN and COMMIT.
-            self._link = sqlite3.connect(
-                path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
-            )
+            self._link = disk.connect(path, BUSY_S, one_thread=False)
             self._link.row_factory = sqlite3.Row
             self._set_up(migrations)
         except OSError as err:

@@ -42,6 +42,7 @@ from primia.study import contribution
 from primia.types import Digest, SiteId, sha256
 from primia.wire.handler import Attendance, StudyBundle, UploadKey
 from worker.home import SiteIdentity
+from worker.learning import FilmLearning
 from worker.participant import Participant
 from worker.state import WorkerState
 from worker.study import Peers
@@ -148,15 +149,15 @@ class Hospital:
         self.state.pin_plan(plan_digest(self.plan))
         self.ledger = Ledger(self.folder / "ledger.db", create=True)
         size = flatten(build("small-cnn", input_size=28, channels=1, classes=2, seed=0)).size
+        vectors = contribution(self.plan, size)
         self.work = LocalWork(
             plan=self.plan,
-            contribution=contribution(self.plan, size),
+            contribution=vectors,
             caps=self.caps,
-            cohort=self.cohort,
+            learning=FilmLearning(self.plan, vectors, self.cohort, self.state, ("cpu",)),
             state=self.state,
             ledger=self.ledger,
             blobs=Blobs(self.folder / "blobs"),
-            devices=("cpu",),
         )
         peers = Peers(self.identity, self.state)
         peers.learn(self.certificates, self.plan)

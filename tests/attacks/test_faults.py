@@ -20,8 +20,8 @@ from primia.storage.blobs import Blobs
 from primia.types import Digest, SiteId
 from primia.wire.handler import Attendance
 from tests.attacks.hospitals import Consortium, plan
-from worker.daemon import _check_ledger
 from worker.state import WorkerState
+from worker.work import check_books
 
 
 def test_a_link_that_broke_while_the_model_was_fetched_does_not_cost_the_round(
@@ -69,7 +69,7 @@ def test_a_worker_killed_at_any_step_offers_one_update_and_charges_it_once(
     west.ledger.close()
 
     west.start()
-    _check_ledger(west.ledger, west.state)
+    check_books(west.ledger, west.state)
     assert any(isinstance(a, Ready) for a in west.tell(Train(consortium.round_id(1))))
     stored = west.state.update_for(first)
     assert stored is not None
@@ -92,7 +92,7 @@ def test_promises_put_back_to_an_older_copy_are_found_by_the_ledger(tmp_path: Pa
     shutil.copy(tmp_path / "old.db", west.folder / "worker.db")
     state = WorkerState(west.folder)
     with pytest.raises(StateError):
-        _check_ledger(west.ledger, state)
+        check_books(west.ledger, state)
 
 
 def test_a_site_is_not_told_to_take_a_fresh_budget_for_the_same_patients(tmp_path: Path) -> None:

@@ -49,8 +49,9 @@ from primia.study import contribution, metric_layout
 from primia.types import Digest, Ring, SiteId, sha256
 from tests.attacks.hospitals import NAMES, Consortium
 from tests.attacks.hospitals import plan as consortium_plan
+from worker.learning import FilmLearning
 from worker.state import WorkerState
-from worker.work import LocalWork, check_round
+from worker.work import check_round
 
 FIVE = ("alder", "birch", "cedar", "dogwood", "elm")
 BEST = np.full(8, 0.3)
@@ -103,14 +104,11 @@ class Site:
     def start(self) -> None:
         """(Re)start the process on its folder."""
         self.state = WorkerState(self.folder)
-        self.work = LocalWork(
+        self.learning = FilmLearning(
             plan=self.plan,
             contribution=contribution(self.plan, BEST.size),
-            caps=None,  # type: ignore[arg-type]
             cohort=None,  # type: ignore[arg-type]
             state=self.state,
-            ledger=None,  # type: ignore[arg-type]
-            blobs=None,  # type: ignore[arg-type]
             devices=("cpu",),
         )
 
@@ -129,15 +127,15 @@ class Site:
         if round_id.kind is RoundKind.RETRAIN:
             counts = np.zeros_like(counts)
         trains = round_id.kind is not RoundKind.EVALUATE
-        words, _ = self.work.contribution.encode(
+        words, _ = self.learning.contribution.encode(
             self.aim(weights).astype(np.float32) if trains else None,
             weight=1,
             metrics=counts.astype(np.int64),
             vote=vote_on(
-                self.plan, round_id.kind, counts, lambda auc: self.work._accepts(round_id, auc)
+                self.plan, round_id.kind, counts, lambda auc: self.learning.accepts(round_id, auc)
             ),
         )
-        layout = self.work.contribution.layout
+        layout = self.learning.contribution.layout
         words[layout.slice("weight")] = self.weight
         if self.ballot is not None:
             words[layout.slice("vote")] = self.ballot(True).astype(np.uint32)
@@ -253,7 +251,7 @@ def test_the_harness_is_honest_all_rounds_commit_and_the_model_learns(study: Stu
 
 def test_a_boosted_update_is_discarded_by_the_norm_of_the_sum(study: Study) -> None:
     honest = study.sites[LIAR].aim
-    study.sites[LIAR].work = boosted(study.sites[LIAR].work)
+    study.sites[LIAR].learning = boosted(study.sites[LIAR].learning)
     study.sites[LIAR].aim = lambda weights: 50 * honest(weights)
     study.round()
     (attempt,) = study.state.attempts()
@@ -262,7 +260,7 @@ def test_a_boosted_update_is_discarded_by_the_norm_of_the_sum(study: Study) -> N
     assert len(study.state.models()) == 1
 
 
-def boosted(work: LocalWork) -> LocalWork:
+def boosted(work: FilmLearning) -> FilmLearning:
     """The worker without its own scaling down to the plan's norm; the liar has rewritten it."""
     return replace(work, contribution=replace(work.contribution, update_norm=None))
 
@@ -270,7 +268,7 @@ def boosted(work: LocalWork) -> LocalWork:
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_a_vector_at_the_bound_in_every_coordinate_is_discarded(study: Study, sign: int) -> None:
     liar = study.sites[LIAR]
-    liar.work = boosted(liar.work)
+    liar.learning = boosted(liar.learning)
     liar.aim = lambda weights: np.full(BEST.size, sign * study.plan.aggregation.encoding_range)
     study.round()
     assert study.outcomes() == ["aborted"]
@@ -308,10 +306,10 @@ def poison_round(study: Study, number: int, sites: tuple[SiteId, ...] = ()) -> N
     while len(study.state.models()) < number:
         study.round(sites)
     liar = study.sites[LIAR]
-    honest, work = liar.aim, liar.work
-    liar.aim, liar.work = away_from_best(1.8), boosted(work)
+    honest, work = liar.aim, liar.learning
+    liar.aim, liar.learning = away_from_best(1.8), boosted(work)
     study.round(sites)
-    liar.aim, liar.work = honest, work
+    liar.aim, liar.learning = honest, work
     assert study.outcomes()[-1] == "committed", "the norm check must not be what stops it"
 
 
@@ -337,7 +335,7 @@ def test_the_model_returned_to_is_counted_in_no_second_sum(study: Study) -> None
     poison_round(study, 2)
     rounds = [study.round(), study.round()]
     assert [r and r.kind for r in rounds] == [RoundKind.TRAIN, RoundKind.RETRAIN]
-    layout = study.sites[LIAR].work.contribution.layout
+    layout = study.sites[LIAR].learning.contribution.layout
     for site in study.sites.values():
         again = site.made[4, study.state.models()[3].digest, RoundKind.RETRAIN]
         assert not again[layout.slice("metrics")].any()

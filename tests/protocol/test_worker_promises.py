@@ -334,7 +334,7 @@ def spellings(secret: bytes) -> list[bytes]:
 
 
 def test_no_secret_of_a_round_is_logged_stored_or_in_an_error(
-    study: Study, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    study: Study, caplog: pytest.LogCaptureFixture
 ) -> None:
     drawn: list[bytes] = []
     real = os.urandom
@@ -343,7 +343,8 @@ def test_no_secret_of_a_round_is_logged_stored_or_in_an_error(
         drawn.append(real(count))
         return drawn[-1]
 
-    monkeypatch.setattr(participant.os, "urandom", listening)
+    for site in study.sites.values():
+        site.participant._entropy = listening
     caplog.set_level(logging.DEBUG)
     held: set[bytes] = set()
     with structlog.testing.capture_logs() as logs:

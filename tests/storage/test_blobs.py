@@ -40,7 +40,7 @@ def test_a_failed_write_leaves_no_trace_and_names_the_folder(tmp_path, monkeypat
     def no_space(_handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("primia.storage.blobs.os.fsync", no_space)
+    monkeypatch.setattr("primia.storage.disk.os.fsync", no_space)
     with pytest.raises(StateError, match="No space left on device"):
         blobs.put(b"model")
     assert list(tmp_path.iterdir()) == []
@@ -53,14 +53,6 @@ def test_leftovers_of_a_killed_writer_are_no_blobs_and_can_be_swept(tmp_path):
     assert list(blobs) == [digest]
     blobs.sweep()
     assert [p.name for p in tmp_path.iterdir()] == [digest]
-
-
-def test_adopting_a_finished_file_moves_it(tmp_path):
-    blobs = Blobs(tmp_path / "blobs")
-    spool = tmp_path / "spool"
-    spool.write_bytes(b"vector")
-    assert blobs.get(blobs.adopt(spool)) == b"vector"
-    assert not spool.exists()
 
 
 def test_removed_is_gone_and_twice_is_harmless(tmp_path):
