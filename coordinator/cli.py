@@ -96,13 +96,21 @@ def start(
     plan: Annotated[
         Path | None, typer.Option(help="The plan, YAML; needed at the first start only.")
     ] = None,
-    listen: Annotated[str, typer.Option(help="host:port to serve at.")] = "0.0.0.0:8443",
+    listen: Annotated[
+        str,
+        typer.Option(
+            help="host:port to serve at; 0.0.0.0:8443 for hospitals on other machines.",
+        ),
+    ] = "127.0.0.1:8443",
     stay: Annotated[bool, typer.Option(help="Keep serving when the study is over.")] = False,
     log_json: Annotated[bool, typer.Option(help="Log JSON lines.")] = False,
 ) -> None:
     """Serve the study and run its rounds; after a stop or crash it resumes where it was."""
-    from coordinator import daemon
     from primia.logs import configure
+    from primia.wire import handshakes
+
+    handshakes.hear()  # before gRPC is loaded
+    from coordinator import daemon
 
     configure(json=log_json)
     daemon.start(state, plan, listen, stay=stay)

@@ -8,6 +8,7 @@
     │   └── BudgetExhausted   the privacy ledger says no
     ├── StateError        the operator looks at the state folder (disk, lock, damage)
     ├── Unreachable       nobody yet: the link is down, the caller tries again
+    │   └── TooManyCalls      the caller slows down
     ├── PeerError         the message of one peer is refused; the peer is dropped, others go on
     └── RoundFailed       nobody: nothing was released, the next attempt starts by itself
 
@@ -46,6 +47,10 @@ class StateError(PrimiaError):
 
 class Unreachable(PrimiaError):
     """The other side did not answer in time. Nothing is lost; try again later."""
+
+
+class TooManyCalls(Unreachable):
+    """One caller asks for more than its share of the coordinator. Nothing was done; ask later."""
 
 
 class PeerError(PrimiaError):

@@ -14,4 +14,4 @@ for site in $SITES; do
   mv "/post/$site/letter.part" "/post/$site/letter.json"
 done
 # In the place of this shell, so that signals reach the daemon.
-exec primia-coordinator start --plan /simulation/study.yaml
+exec primia-coordinator start --plan /simulation/study.yaml --listen 0.0.0.0:8443

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -21,22 +23,24 @@ from primia.identity.keyfile import key_to_pem
 from primia.protocol.messages import Answer
 from primia.types import Digest
 from primia.wire import convert
-from primia.wire.channel import CHUNK, ClientTls, connect
+from primia.wire.channel import CHUNK, MAX_MESSAGE, ClientTls, connect
 from primia.wire.diagnosis import diagnose, served_certificate
 from primia.wire.errors_table import error_of, was_named
 from primia.wire.handler import POLL_S, Attendance, StudyBundle, UploadKey
+from primia.wire.limits import IDLE_S, IdleWatch, Rate
 from primia.wire.v1 import federation_pb2 as pb
 from primia.wire.v1 import federation_pb2_grpc
 
 CALL_S = 30.0
-SLOWEST_BYTES_PER_S = 64 << 10  # a link slower than this is as good as none
+IN_FLIGHT = 8 << 20  # bytes; at most so much of a stream lies in the buffers of the way
 ATTEMPTS = 5  # in a row without a byte of progress, for streams
 
 
 class FederationClient:
     """One site's connection. Methods may be called from several threads.
 
-    Every call has a deadline. They raise Unreachable (with the reason; try again later), or
+    A call has a deadline, which grows with its bytes; a stream lives as long as bytes flow, and
+    is taken up again where it broke. They raise Unreachable (with the reason; try again later), or
     what the coordinator answered: IdentityError, PeerError, RoundFailed, PolicyRefused.
     """
 
@@ -58,6 +62,7 @@ class FederationClient:
         self._tls = tls
         self._pause_s = pause_s
         self._closed = threading.Event()
+        self._up, self._down = Rate(), Rate()
         self._channel = connect(address, tls)
         self._stub = federation_pb2_grpc.FederationStub(self._channel)  # type: ignore[no-untyped-call]
         # Takes frames that are serialised already (see `_frames`).
@@ -74,7 +79,7 @@ class FederationClient:
 
     def get_study(self) -> StudyBundle:
         """The signed plan and the certificates of the roster; nothing of it is checked here."""
-        reply = self._call(self._stub.GetStudy, pb.GetStudyRequest())
+        reply = self._call(self._stub.GetStudy, pb.GetStudyRequest(), CALL_S, MAX_MESSAGE)
         return StudyBundle(
             plan=reply.plan,
             signature=reply.signature,
@@ -117,20 +122,25 @@ class FederationClient:
         def attempt() -> None:
             nonlocal received
             request = pb.FetchRequest(digest=bytes.fromhex(digest), offset=received)
-            call = self._stub.FetchModel(request, timeout=_deadline_s(max_bytes))
+            began, before = time.monotonic(), received
+            call = self._stub.FetchModel(request)
+            watch = IdleWatch(call.cancel)
             try:
-                for chunk in call:
-                    piece = chunk.data  # protobuf copies at every look
-                    if chunk.offset != received or not 0 < len(piece) <= CHUNK:
-                        raise PeerError("a piece of the model that does not follow the last one")
-                    if received + len(piece) > max_bytes:
-                        raise PeerError(f"a model of more than the {max_bytes} bytes expected")
-                    pieces.append(piece)
-                    hasher.update(piece)
-                    received += len(piece)
-                    on_progress(received)
+                with self._watched(watch):
+                    for chunk in call:
+                        watch.touch()
+                        piece = chunk.data  # protobuf copies at every look
+                        if chunk.offset != received or not 0 < len(piece) <= CHUNK:
+                            raise PeerError("a piece of the model that does not follow the last")
+                        if received + len(piece) > max_bytes:
+                            raise PeerError(f"a model of more than the {max_bytes} bytes expected")
+                        pieces.append(piece)
+                        hasher.update(piece)
+                        received += len(piece)
+                        on_progress(received)
             finally:
                 call.cancel()  # no effect on one that has ended
+                self._down.note(received - before, time.monotonic() - began)
 
         self._persist(attempt, lambda: received)
         if hasher.hexdigest() != digest:
@@ -154,26 +164,63 @@ class FederationClient:
         digest = hashlib.sha256(view).digest()
         key_pb = pb.UploadKey(round=convert.round_to_pb(key.round), session=key.session)
         received = 0
+        began: float | None = None
 
         def attempt() -> None:
-            nonlocal received
-            status = self._stub.UploadStatus(key_pb, timeout=CALL_S)
-            received = len(view) if status.complete else status.received
+            nonlocal received, began
+            status = self._stub.UploadStatus(key_pb, timeout=self._deadline_s(key_pb.ByteSize()))
+            confirmed = len(view) if status.complete else status.received
+            if began is not None:
+                self._up.note(confirmed - received, time.monotonic() - began)
+            received = confirmed
             if status.complete:
                 on_progress(len(view))
                 return
             offset = received if received <= len(view) else 0
             header = pb.UploadHeader(key=key_pb, length=len(view), sha256=digest, offset=offset)
-            frames = _frames(header, view, on_progress)
-            self._upload(frames, timeout=_deadline_s(len(view)))
+            began = time.monotonic()
+            watch = IdleWatch(lambda: call.cancel())  # type: ignore[no-untyped-call]
+
+            def moved(sent: int) -> None:
+                watch.touch()
+                if sent == len(view):  # handed over, not arrived
+                    watch.limit_s = IDLE_S + self._up.seconds_for(min(sent, IN_FLIGHT))
+                on_progress(sent)
+
+            frames = _frames(header, view, moved, self._up)
+            call = self._upload.future(frames)
+            with self._watched(watch):
+                call.result()
+            self._up.note(len(view) - offset, time.monotonic() - began)
 
         self._persist(attempt, lambda: received)
 
-    def _call(self, method: Any, request: Any, timeout_s: float = CALL_S) -> Any:
+    @contextmanager
+    def _watched(self, watch: IdleWatch) -> Iterator[None]:
+        """Say it in our words when `watch` gives a stream up. Raises Unreachable then."""
+        with watch:
+            try:
+                yield
+            except (grpc.RpcError, grpc.FutureCancelledError) as err:
+                if watch.gave_up and not self._closed.is_set():
+                    raise Unreachable(
+                        f"nothing has moved on the link to {self.address} for {watch.limit_s:.0f} "
+                        "s; a firewall or a dead line swallows it, or the coordinator hangs"
+                    ) from err
+                raise
+
+    def _call(
+        self, method: Any, request: Any, timeout_s: float = CALL_S, reply_size: int = 0
+    ) -> Any:
+        """One request, one reply; `reply_size` is what the reply may have, where that is much."""
         try:
-            return method(request, timeout=timeout_s)
+            deadline_s = timeout_s - CALL_S + self._deadline_s(request.ByteSize(), reply_size)
+            return method(request, timeout=deadline_s)
         except (grpc.RpcError, ValueError) as err:
             raise self._explain(err) from err
+
+    def _deadline_s(self, size: int, reply_size: int = 0) -> float:
+        return CALL_S + self._up.seconds_for(size) + self._down.seconds_for(reply_size)
 
     def _persist(self, attempt: Callable[[], None], progress: Callable[[], int]) -> None:
         """Repeat `attempt` while the link breaks, up to ATTEMPTS times without progress."""
@@ -181,8 +228,8 @@ class FederationClient:
         while True:
             try:
                 return attempt()
-            except (grpc.RpcError, ValueError) as err:
-                error = error_of(err) if isinstance(err, grpc.RpcError) else None
+            except (grpc.RpcError, grpc.FutureCancelledError, Unreachable, ValueError) as err:
+                error = error_of(err) if isinstance(err, grpc.RpcError) else err
                 idle = 1 if progress() > best else idle + 1
                 best = max(best, progress())
                 if not isinstance(error, Unreachable) or idle >= ATTEMPTS or self._closed.is_set():
@@ -193,6 +240,8 @@ class FederationClient:
     def _explain(self, err: Exception) -> PrimiaError:
         if self._closed.is_set():
             return Unreachable("this site hung up")
+        if isinstance(err, Unreachable):
+            return err
         if not isinstance(err, grpc.RpcError):
             raise err
         error = error_of(err)
@@ -237,7 +286,7 @@ def enrol(
 
 
 def _frames(
-    header: pb.UploadHeader, view: memoryview, on_progress: Callable[[int], None]
+    header: pb.UploadHeader, view: memoryview, on_progress: Callable[[int], None], rate: Rate
 ) -> Iterator[bytes]:
     """Serialised `pb.UploadFrame`s: the header, then the bytes behind its offset.
 
@@ -245,17 +294,16 @@ def _frames(
     it is copied once, through a message three times (measured: a sixth of the whole stream).
     """
     yield pb.UploadFrame(header=header).SerializeToString()
-    for start in range(header.offset, len(view), CHUNK):
-        piece = view[start : start + CHUNK]
+    start, size = header.offset, 0
+    while start < len(view):
+        size = rate.piece(size, CHUNK)
+        piece = view[start : start + size]
         yield b"".join((_data_prefix(len(piece)), piece))
-        on_progress(start + len(piece))
+        start += len(piece)
+        on_progress(start)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=16)
 def _data_prefix(length: int) -> bytes:
     """What stands before `length` bytes of data in a serialised frame."""
     return pb.UploadFrame(data=bytes(length)).SerializeToString()[:-length]
-
-
-def _deadline_s(size: int) -> float:
-    return CALL_S + size / SLOWEST_BYTES_PER_S

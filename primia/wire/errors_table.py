@@ -20,6 +20,7 @@ from primia.errors import (
     PolicyRefused,
     PrimiaError,
     RoundFailed,
+    TooManyCalls,
     Unreachable,
 )
 from primia.wire.convert import clean
@@ -31,6 +32,7 @@ CODES: dict[type[PrimiaError], grpc.StatusCode] = {
     PeerError: grpc.StatusCode.INVALID_ARGUMENT,
     RoundFailed: grpc.StatusCode.ABORTED,
     Unreachable: grpc.StatusCode.UNAVAILABLE,
+    TooManyCalls: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 OWN_FAULT = grpc.StatusCode.INTERNAL
 NAME_KEY = "primia-error"

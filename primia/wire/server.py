@@ -28,6 +28,10 @@ OPTIONS = [
     ("grpc.max_send_message_length", MAX_MESSAGE),
     ("grpc.max_concurrent_streams", 16),  # on one connection, that is: of one site
     ("grpc.server_handshake_timeout_ms", 10_000),
+    # A connection is made anew now and then, so a new certificate is seen and a stale one goes;
+    # what runs on it may end first. Sites notice nothing: the call goes on over the next one.
+    ("grpc.max_connection_age_grace_ms", 600_000),
+    ("grpc.max_connection_idle_ms", 900_000),
     ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_ANSWER_S * 1000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -36,6 +40,10 @@ OPTIONS = [
     ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_S * 500),
     ("grpc.http2.max_pings_without_data", 0),
 ]
+
+
+CONNECTION_AGE_S = 3600.0
+_CONNECTIONS_PER_SITE = 4  # a site has one; a link that broke may leave some behind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +93,7 @@ def serve(
     listen: str,
     tls: Callable[[], ServerTls],
     max_sites: int = 100,
+    connection_age_s: float = CONNECTION_AGE_S,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Server:
     """Start to serve `handler` at host:port (port 0 in tests: the system's choice).
@@ -94,11 +103,16 @@ def serve(
     Raises StateError when the address cannot be had.
     """
     host, _ = split_address(listen, port_zero=True)
-    # Each site holds one call that waits and makes others beside it.
-    threads = 2 * max_sites + 8
+    # Each site holds one call that waits and makes others beside it; the rest is what one that
+    # takes all it may (`limits`) leaves to the others. A thread is made when it is needed.
+    threads = 4 * max_sites + 16
     server = grpc.server(
         ThreadPoolExecutor(threads, thread_name_prefix="rpc"),
-        options=OPTIONS,
+        options=[
+            *OPTIONS,
+            ("grpc.max_connection_age_ms", int(1000 * connection_age_s)),
+            ("grpc.max_allowed_incoming_connections", _CONNECTIONS_PER_SITE * max_sites + 16),
+        ],
         maximum_concurrent_rpcs=threads,
     )
     authority = from_pem(tls().authority)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +12,7 @@ import grpc
 import structlog
 from cryptography import x509
 
-from primia.errors import IdentityError, PeerError, StateError
+from primia.errors import IdentityError, PeerError, StateError, TooManyCalls
 from primia.identity.certificate import (
     Identity,
     Role,
@@ -25,6 +25,7 @@ from primia.wire import convert
 from primia.wire.channel import CHUNK
 from primia.wire.errors_table import NAME_KEY, status_of
 from primia.wire.handler import POLL_S, FederationHandler, UploadKey
+from primia.wire.limits import ENROL_LIMITS, IDLE_S, SITE_LIMITS, Gate, IdleWatch, Seldom
 from primia.wire.uploads import UploadHeader, Uploads
 from primia.wire.v1 import federation_pb2 as pb
 from primia.wire.v1 import federation_pb2_grpc
@@ -35,8 +36,11 @@ Caller = tuple[Identity, x509.Certificate]
 Method = Callable[..., Any]
 
 
-def _only(role: Role, *, streams: bool = False) -> Callable[[Method], Method]:
+def _only(role: Role, *, streams: str = "") -> Callable[[Method], Method]:
     """Let only `role` call this method, and end it in the error table's terms.
+
+    streams: "up" or "down" for a method with a stream. It is given up when nothing flows, later
+    than the site would.
 
     The method gets the caller beside its own arguments; without this mark it would not even
     have the signature that gRPC calls, so no method can be left open by oversight.
@@ -45,19 +49,39 @@ def _only(role: Role, *, streams: bool = False) -> Callable[[Method], Method]:
     def mark(method: Method) -> Method:
         @functools.wraps(method)
         def unary(self: FederationServicer, request: Any, context: grpc.ServicerContext) -> Any:
-            with _answered(context):
-                return method(self, self.caller(context, role), request)
+            with _answered(context), self.calling(context, role) as caller:
+                return method(self, caller, request)
 
         @functools.wraps(method)
-        def stream(
+        def up(self: FederationServicer, request: Any, context: grpc.ServicerContext) -> Any:
+            with (
+                _answered(context),
+                self.calling(context, role) as caller,
+                IdleWatch(context.cancel, 2 * IDLE_S) as watch,
+            ):
+                return method(self, caller, _watched(request, watch))
+
+        @functools.wraps(method)
+        def down(
             self: FederationServicer, request: Any, context: grpc.ServicerContext
         ) -> Iterator[Any]:
-            with _answered(context):
-                yield from method(self, self.caller(context, role), request)
+            with (
+                _answered(context),
+                self.calling(context, role) as caller,
+                IdleWatch(context.cancel, 2 * IDLE_S) as watch,
+            ):
+                yield from _watched(method(self, caller, request), watch)
 
-        return stream if streams else unary
+        return {"": unary, "up": up, "down": down}[streams]
 
     return mark
+
+
+def _watched(stream: Iterator[Any], watch: IdleWatch) -> Iterator[Any]:
+    for item in stream:
+        watch.touch()
+        yield item
+        watch.touch()
 
 
 @contextmanager
@@ -85,19 +109,32 @@ class FederationServicer(federation_pb2_grpc.FederationServicer):
         self._authority = authority
         self._now = now
         self._uploads = Uploads(handler)
+        self._gate = Gate()
+        self._seldom = Seldom()
 
-    def caller(self, context: grpc.ServicerContext, role: Role) -> Caller:
+    @contextmanager
+    def calling(self, context: grpc.ServicerContext, role: Role) -> Iterator[Caller]:
         """Who calls, from the certificate of the handshake, checked anew at every call.
 
-        The handshake may be days old and trusts more anchors than the authority.
+        The handshake may be days old and trusts more anchors than the authority. The call counts
+        against its caller's limits while it runs, before it costs a look into the database.
         """
-        try:
-            identity, certificate = self._authenticate(context, role)
-            self._handler.authorise(identity, certificate)
-        except IdentityError as err:
-            log.warning("call_refused", peer=context.peer(), reason=str(err))
-            raise
-        return identity, certificate
+        with ExitStack() as running:
+            try:
+                identity, certificate = self._authenticate(context, role)
+                if role is Role.ENROL:
+                    passing = self._gate.passing("enrolment", ENROL_LIMITS)
+                else:
+                    passing = self._gate.passing(str(identity), SITE_LIMITS)
+                running.enter_context(passing)
+                self._handler.authorise(identity, certificate)
+            except (IdentityError, TooManyCalls) as err:
+                if (left_out := self._seldom.left_out()) is not None:
+                    log.warning(
+                        "call_refused", peer=context.peer(), reason=str(err), left_out=left_out
+                    )
+                raise
+            yield identity, certificate
 
     def _authenticate(self, context: grpc.ServicerContext, role: Role) -> Caller:
         pems: list[Any] = list(context.auth_context().get("x509_pem_cert", ()))
@@ -142,7 +179,7 @@ class FederationServicer(federation_pb2_grpc.FederationServicer):
         self._handler.answer(caller[0], convert.answer_from_pb(request))
         return pb.AnswerReply()
 
-    @_only(Role.SITE, streams=True)
+    @_only(Role.SITE, streams="down")
     def FetchModel(self, caller: Caller, request: pb.FetchRequest) -> Iterator[pb.Chunk]:  # noqa: N802
         path = self._handler.model(caller[0], convert.digest(request.digest, "model"))
         try:
@@ -162,7 +199,7 @@ class FederationServicer(federation_pb2_grpc.FederationServicer):
         received, complete = self._uploads.status(caller[0], _key(request))
         return pb.UploadStatusReply(received=received, complete=complete)
 
-    @_only(Role.SITE)
+    @_only(Role.SITE, streams="up")
     def Upload(self, caller: Caller, request: Iterator[pb.UploadFrame]) -> pb.UploadReply:  # noqa: N802
         first = next(request, None)
         if first is None or first.WhichOneof("body") != "header":

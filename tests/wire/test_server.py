@@ -241,8 +241,9 @@ def test_an_upload_that_does_not_begin_well_is_invalid(world, frames):
 
 def test_forty_sites_can_wait_at_once(world):
     server = world.serve(max_sites=40)
-    tls = world.site_tls()
-    clients = [world.client(tls, address=server.address) for _ in range(40)]
+    clients = [
+        world.client(world.site_tls(SiteId(f"site-{i}")), address=server.address) for i in range(40)
+    ]
     got = []
 
     def wait(client):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import tracemalloc
+
 import pytest
 
 from primia.errors import PeerError, Unreachable
@@ -88,3 +91,22 @@ def test_a_second_stream_of_a_finished_upload_is_answered_and_not_counted(
     for _ in range(2):
         uploads.receive(SITE, header(upload_key, b"abcd"), [b"abcd"])
     assert world.handler.finished == {upload_key.session: [sha256(b"abcd")]}
+
+
+def test_an_upload_is_never_in_memory_as_a_whole(world, uploads, upload_key):
+    """However long it is: pieces come in, are written and let go."""
+    piece = bytes(1 << 20)
+    total = 48
+    digest = hashlib.sha256(b"".join([piece] * total)).hexdigest()
+    announced = UploadHeader(key=upload_key, length=total << 20, sha256=digest, offset=0)
+    world.handler.upload_complete = lambda *_: None
+    resumed = UploadHeader(key=upload_key, length=total << 20, sha256=digest, offset=24 << 20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(Unreachable):
+            uploads.receive(SITE, announced, (bytes(1 << 20) for _ in range(24)))
+        uploads.receive(SITE, resumed, (bytes(1 << 20) for _ in range(24)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 << 20
