@@ -24,6 +24,9 @@ State = Annotated[
     Path, typer.Option("--state", help="The coordinator's folder.", envvar="PRIMIA_STATE")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Once = Annotated[
+    bool, typer.Option("--once", help="For scripts: well if this was done before, and no change.")
+]
 HERE = Path("coordinator-state")
 
 
@@ -31,10 +34,15 @@ HERE = Path("coordinator-state")
 def init(
     study: Annotated[str, typer.Argument(help="Name of the study: a-z, 0-9, hyphens.")],
     state: State = HERE,
+    once: Once = False,
 ) -> None:
     """Make the study authority and the coordinator's own certificate."""
-    from coordinator.home import initialise
+    from coordinator.home import initialise, made_before
 
+    found = made_before(state, study) if once else None
+    if found is not None:
+        out.print(f"the authority of {study} is there already; fingerprint {found}", soft_wrap=True)
+        return
     fingerprint = initialise(state, study)
     out.print(f"[green]made[/] the authority of {study} in {state}", soft_wrap=True)
     out.print(f"fingerprint {fingerprint}", soft_wrap=True)
@@ -48,6 +56,10 @@ def invite(
         str, typer.Option(help="host:port at which the hospital reaches this coordinator.")
     ],
     state: State = HERE,
+    code_file: Annotated[
+        Path | None, typer.Option(help="Write the code to this file (mode 0600), not the screen.")
+    ] = None,
+    once: Once = False,
     json: Json = False,
 ) -> None:
     """Print a one-time code for SITE and the authority's fingerprint."""
@@ -59,12 +71,19 @@ def invite(
         name = site_id(site)
     except ValueError as err:
         raise ConfigError(str(err)) from err
+    if once and home.is_enrolled(state, name):
+        out.print(f"{site} is enrolled already; nobody was invited", soft_wrap=True)
+        return
     invitation, fingerprint = home.invite(state, name, address)
+    if code_file is not None:
+        home.write_code(invitation, code_file)
     if json:
-        print_json({"site": site, "code": invitation.code(), "fingerprint": fingerprint})
+        shown = {"code": invitation.code()} if code_file is None else {"code_file": str(code_file)}
+        print_json({"site": site, **shown, "fingerprint": fingerprint})
         return
     out.print(f"Code for {site}, once, until {invitation.not_after:%Y-%m-%d}:", soft_wrap=True)
-    out.print(f"  [bold]primia-worker enrol {invitation.code()}[/]", soft_wrap=True)
+    how = invitation.code() if code_file is None else f"--code-file {code_file}"
+    out.print(f"  [bold]primia-worker enrol {how}[/]", soft_wrap=True)
     out.print("Read this fingerprint to them by telephone; their command prints it too:")
     out.print(f"  {fingerprint}", soft_wrap=True)
 

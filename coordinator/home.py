@@ -57,6 +57,35 @@ def initialise(folder: Path, study: str) -> str:
     return made.fingerprint
 
 
+def made_before(folder: Path, study: str) -> str | None:
+    """The fingerprint of the authority that `folder` holds for `study`; None for a new folder.
+
+    Raises ConfigError when the folder was made for another study.
+    """
+    if not (folder / "identity" / "coordinator.pem").exists():
+        return None
+    state = CoordinatorState(folder)
+    known = state.noted("study")
+    state.close()
+    if known != study:
+        raise ConfigError(f"{folder} was made for the study {known!r}; give {study} its own folder")
+    return fingerprint(authority_certificate(folder))
+
+
+def is_enrolled(folder: Path, site: SiteId) -> bool:
+    """Has `site` a certificate that was not struck?"""
+    state = CoordinatorState(folder)
+    try:
+        return any(s.site == site and s.struck_at is None for s in state.sites())
+    finally:
+        state.close()
+
+
+def write_code(invitation: Invitation, file: Path) -> None:
+    """The secret code to a file that only its owner reads. Raises StateError."""
+    keyfile.store(file, invitation.code().encode("ascii") + b"\n")
+
+
 def invite(folder: Path, site: SiteId, address: str) -> tuple[Invitation, str]:
     """Make a one-time invitation; returns it and the authority's fingerprint.
 

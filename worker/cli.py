@@ -24,16 +24,33 @@ HERE = Path("worker-state")
 
 @app.command()
 def enrol(
-    code: Annotated[str, typer.Argument(help="The one-time code of the invitation.")],
+    code: Annotated[str, typer.Argument(help="The one-time code of the invitation.")] = "",
     state: State = HERE,
+    code_file: Annotated[
+        Path | None, typer.Option(help="Read the code from this file: it is a secret until used.")
+    ] = None,
+    wait: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait for --code-file to appear.")
+    ] = 0,
+    once: Annotated[
+        bool, typer.Option("--once", help="For scripts: well if this folder is enrolled already.")
+    ] = False,
     fingerprint: Annotated[
         str | None,
         typer.Option(help="The authority's fingerprint as heard by telephone; checked."),
     ] = None,
 ) -> None:
     """Make this site's key, have it certified, and remember whom to trust."""
+    from primia.errors import ConfigError
     from worker import home
 
+    if once and home.is_enrolled(state):
+        out.print(f"enrolled already, in {state.resolve()}", soft_wrap=True)
+        return
+    if bool(code) == (code_file is not None):
+        raise ConfigError("give the code of the invitation, or --code-file, and not both")
+    if code_file is not None:
+        code = home.read_code_file(code_file, wait)
     identity, found = home.enrol(state, code, fingerprint)
     out.print(f"[green]enrolled[/] as {identity.site} at {identity.address}", soft_wrap=True)
     out.print(f"authority {found}", soft_wrap=True)

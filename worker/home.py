@@ -7,6 +7,7 @@ STATE/worker.db  STATE/ledger.db  STATE/blobs/  STATE/split.key  STATE/lock
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from primia.errors import IdentityError, StateError
+from primia.errors import ConfigError, IdentityError, StateError
 from primia.identity import keyfile
 from primia.identity.certificate import Role, check_issued, check_key, fingerprint, from_pem, to_pem
 from primia.identity.invitation import Invitation, read_code
@@ -24,6 +25,7 @@ from primia.types import SiteId
 from primia.wire.channel import ClientTls
 from worker.state import WorkerState
 
+_LONGEST_CODE = 4096
 _EMPTY = "nobody enrolled here; run: primia-worker enrol CODE --state "
 
 
@@ -66,7 +68,7 @@ def enrol(folder: Path, code: str, expected: str | None) -> tuple[SiteIdentity, 
         )
     with StateFolder(folder):
         identity = folder / "identity"
-        if (identity / "site.pem").exists():
+        if is_enrolled(folder):
             raise StateError(
                 f"{folder} is enrolled already; to replace its identity, move {identity} away and "
                 "keep everything else: the ledger beside it says what the patients have spent"
@@ -83,6 +85,25 @@ def enrol(folder: Path, code: str, expected: str | None) -> tuple[SiteIdentity, 
     return load(folder), fingerprint(enrolled.authority)
 
 
+def is_enrolled(folder: Path) -> bool:
+    """Does `folder` hold an identity? The certificate is what enrolment stores last."""
+    return (folder / "identity" / "site.pem").exists()
+
+
+def read_code_file(file: Path, wait_s: float) -> str:
+    """The code in `file`, which may take `wait_s` to appear. Raises ConfigError."""
+    until = time.monotonic() + wait_s
+    while not file.exists() and time.monotonic() < until:
+        time.sleep(0.2)
+    try:
+        with file.open("rb") as opened:
+            return opened.read(_LONGEST_CODE).decode("ascii")
+    except OSError as err:
+        raise ConfigError(f"cannot read {file}: {err.strerror}; give the file of the code") from err
+    except UnicodeDecodeError as err:
+        raise ConfigError(f"{file} holds no invitation code; give the file that was sent") from err
+
+
 def _start_books(folder: Path, invitation: Invitation) -> None:
     """The empty ledger, the split key, the address; the certificate comes last and seals it."""
     state = WorkerState(folder)
@@ -96,7 +117,7 @@ def _start_books(folder: Path, invitation: Invitation) -> None:
 
 def load(folder: Path) -> SiteIdentity:
     """Read the identity back and check it. Raises IdentityError or StateError."""
-    if not (folder / "identity" / "site.pem").exists():
+    if not is_enrolled(folder):
         raise StateError(f"{folder}: {_EMPTY}{folder}")
     state = WorkerState(folder)
     address, site = state.noted("address"), state.noted("site")
