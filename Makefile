@@ -10,7 +10,7 @@ SECAGG_PEERS_STAMP := $(SECAGG_PEERS)/.installed
 PRIMIA_DATA ?= ../shared/data
 export PRIMIA_DATA
 
-.PHONY: install bench bench-dp bench-secagg bench-noise demo test test-slow test-mutations test-docker lint types format protos wheelhouse compose-demo compose-down clean
+.PHONY: install bench bench-dp bench-secagg bench-noise demo test test-slow test-mutations lint types format protos wheelhouse compose-demo compose-chaos compose-test compose-down clean
 
 install: $(STAMP)
 
@@ -27,9 +27,6 @@ test-slow: $(STAMP)
 # Breaks secure aggregation on purpose in some fifty ways; fails if the suite misses more than 5 %.
 test-mutations: $(STAMP)
 	$(BIN)/python -m tests.mutations.run
-
-test-docker: $(STAMP)
-	$(BIN)/python -m pytest -m docker
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -94,7 +91,15 @@ wheelhouse/.complete: $(STAMP)
 	touch $@
 
 compose-demo: wheelhouse
-	docker/demo.sh
+	$(PYTHON) docker/simulation/demo.py
+
+# Containers are killed, frozen and cut off while the study runs.
+compose-chaos: wheelhouse
+	$(PYTHON) docker/simulation/chaos.py
+
+compose-test: $(STAMP)
+	$(BIN)/python -m pytest -m docker
 
 compose-down:
-	docker/demo.sh down
+	$(PYTHON) docker/simulation/demo.py down
+	$(PYTHON) docker/simulation/chaos.py down

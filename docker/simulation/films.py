@@ -16,6 +16,8 @@ SIZE = 48  # pixels, as in study.yaml
 def main(site: str, index: str, file: str) -> None:
     """Hospitals of different INDEX share no patient and differ in exposure and class mix."""
     target = Path(file)
+    if target.exists():
+        return
     films = synthesise(PATIENTS, size=SIZE, seed=0, site=int(index))
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         (drawn,) = write_site_npz({site: films}, Path(folder), CLASSES)

@@ -1,78 +1,111 @@
-"""The simulation for real, in containers: isolation is probed and a daemon killed on the way."""
+"""The simulation for real, in containers: isolation is probed, and containers are attacked."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import signal
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from project import OUT, Project, docker
 
 ROOT = Path(__file__).parents[2]
-OUT = ROOT / "docker" / "out"
-PROJECT = "primia-demo"
-START_S = 900  # wheels, images, start; seconds
-RUN_S = 1800
+SIMULATION = ROOT / "docker" / "simulation"
+START_S = 1200  # images, start; seconds
+RUN_S = 2400
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(START_S + RUN_S)]
 
-# Prints the name of the error, or "connected".
-DIAL = """
-import socket, sys
-try:
-    socket.create_connection((sys.argv[1], int(sys.argv[2])), 3).close()
-    print("connected")
-except OSError as err:
-    print(type(err).__name__, err.errno)
+DEMO = Project("primia-demo", ["compose.yaml"], ["hospital-a", "hospital-b", "hospital-c"])
+
+# Runs in a container: what it may do and reach, as JSON.
+PROBE = """
+import json, os, pathlib, socket, stat, sys
+
+def dial(host, port):
+    try:
+        socket.create_connection((host, port), 3).close()
+        return "connected"
+    except OSError as err:
+        return type(err).__name__
+
+def write(path):
+    try:
+        pathlib.Path(path, "probe").write_text("x")
+        return "written"
+    except OSError as err:
+        return err.strerror
+
+def mode(path):
+    return oct(stat.S_IMODE(os.stat(path).st_mode))
+
+status = dict(l.split(":\\t", 1) for l in open("/proc/1/status").read().splitlines() if ":\\t" in l)
+state = os.environ["PRIMIA_STATE"]
+codes = [
+    str(p) for top in ("/var/lib/primia", "/films", "/tmp") for p in pathlib.Path(top).rglob("*")
+    if p.is_file() and b"primia1-" in p.read_bytes()
+]
+folders = ("/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/opt/primia/bin")
+programs = [p for folder in folders for p in pathlib.Path(folder).iterdir()]
+unwanted = ("sh", "bash", "dash", "ash", "zsh", "busybox", "perl", "pip", "pip3", "apt", "dpkg")
+print(json.dumps({
+    "uid": os.getuid(),
+    "capabilities": [status[c].strip() for c in ("CapEff", "CapPrm", "CapBnd")],
+    "no_new_privileges": status["NoNewPrivs"].strip(),
+    "dialled": {t: dial(*t.rsplit(":", 1)) for t in sys.argv[1:]},
+    "written": {p: write(p) for p in ("/", "/etc", "/opt/primia", "/films", "/etc/primia")},
+    "modes": [mode(state + p) for p in ("", "/identity", "/identity/site.key")],
+    "tools": [p.name for p in programs if p.name in unwanted],
+    "setuid": [str(p) for p in programs if p.is_file() and p.stat().st_mode & 0o6000],
+    "post": os.path.exists("/post"),
+    "codes": codes,
+}))
 """
 
 
-def docker(*arguments: str) -> str:
-    done = subprocess.run(
-        ["docker", *arguments], capture_output=True, text=True, timeout=60, check=True
-    )
-    return done.stdout.strip()
+def needs_engine() -> None:
+    if shutil.which("docker") is None:
+        pytest.skip("no docker command here")
+    if subprocess.run(["docker", "info"], capture_output=True, timeout=60).returncode != 0:
+        pytest.skip("no Docker Engine answers")
 
 
-def container(service: str) -> str | None:
-    """The id of a service's container, running or not."""
-    labels = {"project": PROJECT, "service": service, "oneoff": "False"}
-    filters = [f"--filter=label=com.docker.compose.{k}={v}" for k, v in labels.items()]
-    return docker("ps", "--all", "--quiet", *filters) or None
+def start(script: str, log: Path) -> subprocess.Popen[bytes]:
+    subprocess.run(["make", "wheelhouse"], cwd=ROOT, check=True, timeout=START_S)
+    with log.open("w") as file:
+        return subprocess.Popen(
+            [sys.executable, str(SIMULATION / script)],
+            stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
 
 
-def wait_for_log(service: str, text: str, runner: subprocess.Popen[str], seconds: float) -> str:
-    """Wait until a service has logged `text`; gives its container."""
+def end(runner: subprocess.Popen[bytes], script: str) -> None:
+    if runner.poll() is None:
+        runner.kill()
+        runner.wait()
+        subprocess.run([sys.executable, str(SIMULATION / script), "down"], timeout=120)
+
+
+def wait_for(service: str, event: str, runner: subprocess.Popen[bytes], seconds: float) -> str:
+    """Wait until a service of the demonstration has logged `event`; gives its container."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and runner.poll() is None:
-        found = container(service)
-        if found is not None and text in _logs(found):
-            return found
-        time.sleep(0.3)
-    raise AssertionError(f"{service} did not log {text!r}")
-
-
-def _logs(found: str) -> str:
-    done = subprocess.run(["docker", "logs", found], capture_output=True, text=True, timeout=60)
-    return done.stdout + done.stderr
-
-
-def dial(source: str, host: str, port: int) -> str:
-    return docker("exec", source, "python", "-c", DIAL, host, str(port))
-
-
-def kill_from_outside(found: str) -> None:
-    """`kill -9` as the kernel's out-of-memory killer does it: the engine did not ask for it."""
-    pid = docker("inspect", "--format", "{{.State.Pid}}", found)
-    docker(
-        "run", "--rm", "--pid=host", "--user=0", "--network=none", "--entrypoint=sh",
-        "primia-worker:local", "-c", f"kill -9 {pid}",
-    )  # fmt: skip
+        listed = docker(
+            "ps", "--all", "--quiet", f"--filter=label=com.docker.compose.project={DEMO.name}",
+            f"--filter=label=com.docker.compose.service={service}",
+            "--filter=label=com.docker.compose.oneoff=False",
+        )  # fmt: skip
+        if listed and any(e.name == event for e in DEMO.events(service)):
+            return listed
+        time.sleep(0.5)
+    raise AssertionError(f"{service} did not log {event!r}")
 
 
 def address(found: str) -> str:
@@ -90,66 +123,55 @@ class Story:
     code: int
     output: str
     result: dict[str, Any]
-    dialled: dict[str, str]
-    inside: list[str]  # user, then modes of state folder, identity folder, key
-    restarts: dict[str, int]
+    probe: dict[str, Any]  # in hospital-a, during round 1
+    targets: dict[str, str]  # what it is → host:port
+    well: dict[str, str]  # service → what the health check says
+    shell: int  # exit code of asking an image for a shell
+    listed: str  # the processes' command lines and environments, as the engine shows them
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
-    """One run of `make compose-demo`: probed in round 1, with two daemons killed on the way."""
-    if shutil.which("docker") is None:
-        pytest.skip("no docker command here")
-    if subprocess.run(["docker", "info"], capture_output=True, timeout=60).returncode != 0:
-        pytest.skip("no Docker Engine answers")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    """One run of the demonstration, probed on the way."""
+    needs_engine()
     log = tmp_path_factory.mktemp("compose") / "log"
-    with log.open("w") as file:
-        runner = subprocess.Popen(
-            ["make", "compose-demo"], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, text=True
-        )
-        try:
-            return _watch(runner, log)
-        finally:
-            if runner.poll() is None:
-                runner.send_signal(signal.SIGTERM)
-                runner.wait(60)
-                subprocess.run(["make", "compose-down"], cwd=ROOT, capture_output=True, timeout=120)
+    runner = start("demo.py", log)
+    try:
+        yield _watch(runner, log)
+    finally:
+        end(runner, "demo.py")
 
 
-def _watch(runner: subprocess.Popen[str], log: Path) -> Story:
-    one = wait_for_log("hospital-a", "taking_part", runner, START_S)
-    other = wait_for_log("hospital-b", "working", runner, 120)
-    home = wait_for_log("coordinator", "round_opened", runner, 60)
-    dialled = {
-        "the coordinator": dial(one, "coordinator", 8443),
-        "a hospital by name": dial(one, "hospital-b", 8443),
-        "a hospital by address": dial(one, address(other), 8443),
-        "the world": dial(one, "192.0.2.1", 443),  # RFC 5737: nobody's address
+def _watch(runner: subprocess.Popen[bytes], log: Path) -> Story:
+    one = wait_for("hospital-a", "taking_part", runner, START_S)
+    other = wait_for("hospital-b", "taking_part", runner, 300)
+    wait_for("coordinator", "round_opened", runner, 300)
+    targets = {
+        "the coordinator": "coordinator:8443",
+        "a hospital by name": "hospital-b:8443",
+        "a hospital by address": f"{address(other)}:8443",
+        "the world": "192.0.2.1:443",  # RFC 5737: nobody's address
     }
-    look = "id -u; cd $PRIMIA_STATE; stat -c %a . identity identity/site.key"
-    inside = docker("exec", one, "sh", "-c", look).split()
-    kill_from_outside(other)
-    wait_for_log("coordinator", "round_committed", runner, RUN_S)
-    kill_from_outside(home)
-    wait_for_log("coordinator", "study_over", runner, RUN_S)
-    restarts = {
-        name: int(docker("inspect", "--format", "{{.RestartCount}}", found))
-        for name, found in (("hospital-b", other), ("coordinator", home))
+    probe = json.loads(docker("exec", one, "python", "-c", PROBE, *targets.values()))
+    inspected = docker("inspect", *(DEMO.container(f"enrol-{x}") for x in "abc"), one)
+    shell = subprocess.run(
+        ["docker", "run", "--rm", "--network=none", "--entrypoint=sh", "primia-worker:local"],
+        capture_output=True,
+    ).returncode
+    wait_for("coordinator", "round_committed", runner, RUN_S)
+    services = ("coordinator", *DEMO.hospitals)
+    well = {
+        s: docker("inspect", "--format", "{{.State.Health.Status}}", DEMO.container(s))
+        for s in services
     }
-    code = runner.wait(300)
+    code = runner.wait(RUN_S)
     result = json.loads((OUT / "result.json").read_text(encoding="utf-8"))
-    return Story(code, log.read_text(), result, dialled, inside, restarts)
+    return Story(code, log.read_text(), result, probe, targets, well, shell, inspected)
 
 
 def test_the_study_ends_with_every_round_committed_once_and_a_report(story: Story) -> None:
     assert story.code == 0, story.output
     assert story.result["state"] == "finished"
-    committed = [
-        a["number"]
-        for a in story.result["attempts"]
-        if a["outcome"] == "committed" and a["kind"] == "train"
-    ]
-    assert committed == list(range(1, story.result["plan"]["rounds"] + 1))
     last = [m for m in story.result["models"] if m["scores"] is not None][-1]
     assert last["scores"]["auc"] > 0.7  # 0.90 to 0.95 in trials; an untrained model has 0.5
     assert max(s["epsilon"] for s in story.result["sites"]) <= 8.0
@@ -160,26 +182,58 @@ def test_the_study_ends_with_every_round_committed_once_and_a_report(story: Stor
 
 
 def test_a_hospital_reaches_the_coordinator_and_nobody_else(story: Story) -> None:
-    assert story.dialled["the coordinator"] == "connected"
-    assert story.dialled["a hospital by name"].startswith("gaierror")
+    dialled = {what: story.probe["dialled"][target] for what, target in story.targets.items()}
+    assert dialled["the coordinator"] == "connected"
+    assert dialled["a hospital by name"] == "gaierror"
     # A refused connection would mean that the packet got there.
-    for target in ("a hospital by address", "the world"):
-        assert story.dialled[target].split()[0] in {"OSError", "TimeoutError"}, story.dialled
+    for what in ("a hospital by address", "the world"):
+        assert dialled[what] in {"OSError", "TimeoutError"}, dialled
 
 
-def test_a_killed_coordinator_and_a_killed_hospital_come_back_by_themselves(story: Story) -> None:
-    assert story.restarts == {"hospital-b": 1, "coordinator": 1}
+def test_a_worker_is_nobody_and_can_become_nobody_else(story: Story) -> None:
+    assert story.probe["uid"] != 0
+    assert {int(c, 16) for c in story.probe["capabilities"]} == {0}
+    assert story.probe["no_new_privileges"] == "1"
+    assert story.probe["setuid"] == []
+    assert story.probe["modes"] == ["0o700", "0o700", "0o600"]
 
 
-def test_the_worker_is_not_root_and_its_key_is_its_own(story: Story) -> None:
-    user, *modes = story.inside
-    assert user != "0"
-    assert modes == ["700", "700", "600"]
+def test_a_worker_can_write_neither_its_root_nor_the_films(story: Story) -> None:
+    assert set(story.probe["written"].values()) == {"Read-only file system"}
+
+
+def test_the_images_hold_no_shell_and_no_installer(story: Story) -> None:
+    assert story.shell == 127
+    assert story.probe["tools"] == []
+
+
+def test_no_code_is_left_in_a_volume_or_shown_by_the_engine(story: Story) -> None:
+    assert story.probe["post"] is False
+    assert story.probe["codes"] == []
+    assert "primia1" not in story.listed
+
+
+def test_the_health_checks_are_green_while_it_runs(story: Story) -> None:
+    assert set(story.well.values()) == {"healthy"}
 
 
 def test_nothing_is_left_of_the_simulation(story: Story) -> None:
-    mine = f"--filter=label=com.docker.compose.project={PROJECT}"
+    mine = f"--filter=label=com.docker.compose.project={DEMO.name}"
     assert story.code == 0
     for kind in ("container", "network", "volume"):
         everything = ["--all"] if kind == "container" else []
         assert docker(kind, "ls", "--quiet", *everything, mine) == ""
+
+
+def test_a_study_under_attack_ends_with_every_round_committed_and_charged_once(
+    tmp_path: Path,
+) -> None:
+    needs_engine()
+    log = tmp_path / "log"
+    runner = start("chaos.py", log)
+    try:
+        code = runner.wait(RUN_S)
+    finally:
+        end(runner, "chaos.py")
+    assert code == 0, log.read_text()
+    assert "survived 9 deeds" in log.read_text()
