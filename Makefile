@@ -87,7 +87,7 @@ wheelhouse: wheelhouse/.complete
 wheelhouse/.complete: $(STAMP)
 	$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "the images run Python 3.11 and need its wheels: make PYTHON=python3.11 VENV=.venv-3.11 wheelhouse")'
 	rm -rf build wheelhouse
-	$(BIN)/python -m pip wheel --quiet -c constraints.txt -w wheelhouse torch torchvision .
+	$(BIN)/python -m pip wheel --quiet -c constraints.txt -w wheelhouse torch torchvision '.[dicom]'
 	touch $@
 
 compose-demo: wheelhouse

@@ -11,12 +11,18 @@ from primia.config.strict import Strict, parse_yaml_file, validate
 
 
 class DataSource(Strict):
-    """Films of this site: class folders, a CSV of (file, label, patient), or an NPZ."""
+    """Films of this site: class folders, a CSV of (file, label, patient), or an NPZ.
+
+    Films of folders and tables are DICOM, PNG or JPEG, told apart by content.
+    """
 
     kind: Literal["folder", "csv", "npz"]
     path: Path  # relative paths are relative to the site file
     patients: Path | None = None  # npz only: CSV that names the patient of each film
     every_film_its_own_patient: bool = False  # say so aloud when no patient ids exist
+    ignore_issuer: bool = False  # DICOM: a PatientID is one patient, whoever issued it
+    unreadable: Literal["skip", "stop"] = "skip"  # what a film that cannot be read does
+    max_unreadable: Annotated[float, Field(ge=0, le=1)] = 0.1  # a larger share stops, too
     sites_column: str | None = None  # npz/csv only: keep rows whose column equals sites_value
     sites_value: str | None = None
     validation_fraction: Annotated[float, Field(gt=0, lt=0.9)] = 0.2  # of the patients

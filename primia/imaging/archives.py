@@ -13,8 +13,9 @@ import numpy.typing as npt
 from primia.config.site import DataSource
 from primia.errors import DataError
 from primia.imaging.dataset import Indices, Pixels, Pool
-from primia.imaging.files import NO_PATIENTS, select_site
+from primia.imaging.files import select_site
 from primia.imaging.npz import form_of, load_arrays, squares
+from primia.imaging.quarantine import NO_PATIENTS
 from primia.imaging.tables import PATIENT_COLUMNS, Row, Table, read_columns, read_table
 
 TRAINED_ON = ("train", "val")  # the parts of a MedMNIST archive that are pooled; never test

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -65,14 +66,33 @@ class Films:
 
 
 @dataclass(frozen=True)
+class Reject:
+    """A film that was left out. As text it is fit for a log; `path` is for the steward's eyes."""
+
+    pseudonym: str
+    path: Path
+    where: str  # "line 7" of a table, or empty
+    code: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"film {self.pseudonym}" + (f", {self.where}" if self.where else "")
+
+
+@dataclass(frozen=True)
 class Pool:
     """All readable films of a source, before the split; patients still by the site's own ids."""
 
     pixels: Pixels  # (n, size, size)
     labels: Indices  # (n,)
     patient_ids: npt.NDArray[np.str_]  # (n,)
-    quarantined: int = 0  # films that could not be read
+    rejects: tuple[Reject, ...] = ()  # films that were left out
     warnings: tuple[str, ...] = ()  # one line each; no file name, no patient id
+
+    @property
+    def quarantined(self) -> int:
+        """How many films were left out."""
+        return len(self.rejects)
 
     def films(self) -> Films:
         """The pool with dense patient indices."""
@@ -87,3 +107,4 @@ class Cohort:
     validation: Films
     quarantined: int
     warnings: tuple[str, ...]
+    rejects: tuple[Reject, ...] = ()

@@ -1,50 +1,41 @@
-"""Picture files: a folder of class folders, or a CSV of (file, label, patient)."""
+"""Film files (DICOM, PNG, JPEG): a folder of class folders, or a CSV of (file, label, patient)."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-
-import numpy as np
 
 from primia.config.site import DataSource
 from primia.errors import DataError
 from primia.imaging.dataset import Pool
-from primia.imaging.pictures import Defect, read_picture
+from primia.imaging.quarantine import NO_PATIENTS, Listed, any_dicom, decode, form_of
+from primia.imaging.split import VALIDATION_KEY
 from primia.imaging.tables import (
     LABEL_COLUMNS,
     PATIENT_COLUMNS,
+    NoFilms,
+    Row,
     Table,
     read_columns,
     read_table,
 )
 
-QUARANTINE_CEILING = 0.10
-"""Above this share of unreadable films something is wrong with the export, not with a film."""
-
 PATIENT_TABLES = ("patients.csv", "metadata.csv")
-SUFFIXES = (".png", ".jpg", ".jpeg")
-NAMED = 5  # so many quarantined films are named in a warning
+SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
+PARTS = {"": "", "train": "train", "training": "train", "val": "val", "valid": "val",
+         "validation": "val", "test": "test", "testing": "test"}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Listed:
-    """A film that a source promises."""
-
-    path: Path
-    label: int
-    patient: str
-    where: str  # "line 7" of the table, or "film 12" of the folder: never a file name
-
-
-def read_folder(source: DataSource, classes: tuple[str, ...], size: int) -> Pool:
+def read_folder(
+    source: DataSource, classes: tuple[str, ...], size: int, key: bytes = VALIDATION_KEY
+) -> Pool:
     """Films of class folders (`ROOT/normal/*.png`, names in any case; also `ROOT/images/normal`).
 
-    Patients come from `patients:`, or from patients.csv or metadata.csv (columns file, patient) in
-    the folder. Raises DataError, also when no patient is known and the site file does not say
-    `every_film_its_own_patient: true`.
+    A film is what is called one or begins like one: DICOM files often have no suffix. Patients
+    come from `patients:`, or from patients.csv or metadata.csv (columns file, patient) in the
+    folder, or from the DICOM files. Raises DataError, also when no patient is known and the site
+    file does not say `every_film_its_own_patient: true`.
     """
     if source.sites_column is not None:
         raise DataError(
@@ -57,26 +48,29 @@ def read_folder(source: DataSource, classes: tuple[str, ...], size: int) -> Pool
         warnings.append(f"{others} sub-folders are no class of the plan and were left out")
     found = [(film, label) for label, name in enumerate(classes) if name in folders
              for film in _files_below(folders[name])]  # fmt: skip
-    films = [(film, label) for film, label in found if film.suffix.lower() in SUFFIXES]
+    films = [(film, label) for film, label in found if _is_film(film)]
     if len(found) > len(films):
-        warnings.append(f"{len(found) - len(films)} files are neither PNG nor JPEG: left out")
+        warnings.append(f"{len(found) - len(films)} files are no DICOM, PNG or JPEG: left out")
     if not films:
-        raise DataError(f"{root}: 0 patients: no PNG or JPEG in the class folders; check the path")
+        raise NoFilms(f"{root}: 0 patients: no film in the class folders; check the path")
     outside = sum(not film.resolve().is_relative_to(root) for film, _ in films)
     if outside:
         raise DataError(f"{root}: {outside} films are links out of the folder; copy them into it")
     patients = _patients_of_folder(source, root, base, [film for film, _ in films])
     listed = [
-        _Listed(film, label, patient, f"film {number}")
-        for number, ((film, label), patient) in enumerate(zip(films, patients, strict=True), 1)
+        Listed(film, label, patient) for (film, label), patient in zip(films, patients, strict=True)
     ]
-    return _decode(listed, size, root, warnings)
+    return decode(listed, source, size, root=root, key=key, warnings=warnings)
 
 
-def read_csv(source: DataSource, classes: tuple[str, ...], size: int) -> Pool:
+def read_csv(
+    source: DataSource, classes: tuple[str, ...], size: int, key: bytes = VALIDATION_KEY
+) -> Pool:
     """Films that a CSV lists, relative to the CSV's folder or to `images` in it.
 
-    Columns file, label (name or index; label_name is preferred) and patient (or patient_id).
+    Columns file, label (name or index; label_name is preferred) and patient (or patient_id; without
+    it DICOM files name their patient). A column split (train, val, test) keeps test films out, and
+    a column override (yes, no) keeps films in whose tags say that they are no frontal chest films.
     Raises DataError with the line for everything wrong in the table.
     """
     table = read_table(source.path)
@@ -84,9 +78,7 @@ def read_csv(source: DataSource, classes: tuple[str, ...], size: int) -> Pool:
     file = table.need(("file",), "name the column that holds the films' paths so")
     label = table.need(LABEL_COLUMNS, "name the column that holds the classes so")
     patient = table.find(PATIENT_COLUMNS)
-    if patient is None and not source.every_film_its_own_patient:
-        table.need(PATIENT_COLUMNS, NO_PATIENTS)
-    listed: list[_Listed] = []
+    listed: list[Listed] = []
     lines: dict[Path, int] = {}
     for row in select_site(table, source).rows:
         path = _inside(root, table.cell(row, file))
@@ -99,17 +91,22 @@ def read_csv(source: DataSource, classes: tuple[str, ...], size: int) -> Pool:
                 f"{table.path}, line {row.line}: the same file as line {lines[path]}; keep one"
             )
         lines[path] = row.line
-        who = f"line {row.line}" if patient is None else table.cell(row, patient)
-        listed.append(_Listed(path, table.label(row, label, classes), who, f"line {row.line}"))
+        who = None if patient is None else table.cell(row, patient)
+        listed.append(
+            Listed(
+                path,
+                table.label(row, label, classes),
+                who,
+                f"line {row.line}",
+                any_view=table.flag(row, "override"),
+                part=_part(table, row),
+            )
+        )
     if not listed:
-        raise DataError(f"{table.path}: 0 patients: the table has no rows; add the films")
-    return _decode(listed, size, table.path, [])
-
-
-NO_PATIENTS = (
-    "privacy and the split need to know which films belong to one patient: add them, or set "
-    "every_film_its_own_patient: true if every film is of another patient"
-)
+        raise NoFilms(f"{table.path}: 0 patients: the table has no rows; add the films")
+    if patient is None and not source.every_film_its_own_patient and not any_dicom(lines):
+        table.need(PATIENT_COLUMNS, NO_PATIENTS)
+    return decode(listed, source, size, root=root, key=key)
 
 
 def select_site(table: Table, source: DataSource) -> Table:
@@ -136,7 +133,7 @@ def class_folders(root: Path, classes: tuple[str, ...]) -> tuple[Path, Mapping[s
         folders = {wanted[p.name.casefold()]: p for p in below if p.name.casefold() in wanted}
         if folders:
             return base, folders, len(below) - len(folders)
-    raise DataError(
+    raise NoFilms(
         f"{root}: 0 patients: no folder is named after a class; expected {', '.join(classes)}"
     )
 
@@ -166,11 +163,17 @@ def _unreadable(folder: Path, err: OSError) -> DataError:
     )
 
 
-def _patients_of_folder(source: DataSource, root: Path, base: Path, films: list[Path]) -> list[str]:
+def _is_film(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES or form_of(path) != ""
+
+
+def _patients_of_folder(
+    source: DataSource, root: Path, base: Path, films: list[Path]
+) -> Sequence[str | None]:
     path = source.patients or find_patient_table(root)
     if path is None:
-        if source.every_film_its_own_patient:
-            return [f"film {number}" for number in range(len(films))]
+        if source.every_film_its_own_patient or any_dicom(films):
+            return [None] * len(films)
         raise DataError(f"{root}: no patients.csv (columns file, patient); {NO_PATIENTS}")
     table = read_table(path)
     file = table.need(("file",), "name the column that holds the films' paths so")
@@ -202,6 +205,17 @@ def find_patient_table(folder: Path) -> Path | None:
     return None
 
 
+def _part(table: Table, row: Row) -> str:
+    """`train`, `val` or `test`, where a table has a column split; else empty."""
+    word = row.cells.get("split", "").casefold()
+    if word not in PARTS:
+        raise DataError(
+            f"{table.path}, line {row.line}: split is none of train, val, test; correct it, or "
+            "rename the column if it means something else"
+        )
+    return PARTS[word]
+
+
 def _posix(cell: str) -> PurePosixPath:
     return PurePosixPath(cell.replace("\\", "/"))
 
@@ -219,33 +233,3 @@ def _inside(root: Path, cell: str) -> Path | None:
     except (OSError, RuntimeError):  # a loop of links
         return None
     return resolved if resolved.is_relative_to(root) else None
-
-
-def _decode(listed: list[_Listed], size: int, where: Path, warnings: list[str]) -> Pool:
-    pixels = np.empty((len(listed), size, size), np.uint8)
-    kept: list[_Listed] = []
-    bad: list[tuple[_Listed, Defect]] = []
-    for film in listed:
-        picture = read_picture(film.path, size)
-        if isinstance(picture, Defect):
-            bad.append((film, picture))
-        else:
-            pixels[len(kept)] = picture
-            kept.append(film)
-    if bad:
-        named = ", ".join(f"{film.where} ({defect})" for film, defect in bad[:NAMED])
-        more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-        summary = f"{len(bad)} of {len(listed)} films cannot be read: {named}{more}"
-        if len(bad) > QUARANTINE_CEILING * len(listed):
-            raise DataError(
-                f"{where}: {summary}; above {QUARANTINE_CEILING:.0%} the export is at fault: "
-                "export the films again"
-            )
-        warnings.append(f"{summary}; they were left out")
-    return Pool(
-        pixels[: len(kept)],
-        np.array([film.label for film in kept], np.int64),
-        np.array([film.patient for film in kept], np.str_),
-        quarantined=len(bad),
-        warnings=tuple(warnings),
-    )

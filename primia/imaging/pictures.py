@@ -1,4 +1,7 @@
-"""One picture file to one grey square, under limits: a file is hostile until it is decoded."""
+"""One PNG or JPEG to one grey square, and what all films have in common: limits, defects, the fit.
+
+A file is hostile until it is decoded, so this runs in a child process (sandbox.py).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import io
 import struct
 import warnings
 import zlib
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -21,7 +24,7 @@ MIN_EDGE = 16
 # What Pillow's PNG and JPEG plugins raise on damaged input.
 _DAMAGE = (
     OSError, SyntaxError, ValueError, TypeError, OverflowError, IndexError, KeyError, EOFError,
-    MemoryError, struct.error, zlib.error,
+    struct.error, zlib.error,
 )  # fmt: skip
 
 
@@ -30,32 +33,53 @@ class Defect(enum.StrEnum):
 
     MISSING = "missing"
     DAMAGED = "truncated or damaged"
-    FORMAT = "neither PNG nor JPEG"
+    FORMAT = "neither DICOM nor PNG nor JPEG"
     LARGE = f"above {MAX_FILE_BYTES >> 20} MiB or {MAX_PIXELS // 1_000_000} megapixels"
     SMALL = f"under {MIN_EDGE} pixels on one side"
     BLANK = "the same grey everywhere"
+    LIMITS = "decoding it crashed or passed the limits of memory or time"
+    BOMB = "unpacks to far more than it is; export it uncompressed"
+    NO_PIXELS = "DICOM without an image, or cut short in it"
+    COLOUR = "DICOM in colour"
+    FRAMES = "DICOM of several frames"
+    DEPTH = "DICOM of neither 8 nor 16 bits allocated"
+    NO_DICOM = "DICOM, which needs: pip install 'primia[dicom]'"
+    NO_GDCM = "JPEG lossless or 12 bit, which needs: pip install python-gdcm"
+    NO_JPEG_LS = "JPEG-LS, which needs: pip install pyjpegls"
+    NO_JPEG_2000 = "JPEG 2000, which needs: pip install pylibjpeg pylibjpeg-openjpeg"
+    NO_DECODER = "a transfer syntax that nothing here decodes; export it uncompressed"
+    DICOMDIR = "a DICOMDIR, which is not followed"
+    MODALITY = "no radiograph (modality CR, DX or RG)"
+    BODY_PART = "not of the chest"
+    VIEW = "not a frontal view (PA or AP)"
+
+    @property
+    def unfit(self) -> bool:
+        """Readable, but its tags say that it is no frontal chest film: no fault of the export."""
+        return self in {Defect.DICOMDIR, Defect.MODALITY, Defect.BODY_PART, Defect.VIEW}
+
+    @property
+    def code(self) -> str:
+        """The reason for scripts and logs."""
+        return self.name.lower()
 
 
-def read_picture(path: Path, size: int) -> Pixels | Defect:
+@dataclass(frozen=True)
+class Picture:
+    """A decoded film."""
+
+    pixels: Pixels  # (size, size)
+    patient: str | None = None  # as the file itself names the patient; never logged
+    issuer: str | None = None  # who gave that name
+    inverted: bool = False  # stored as MONOCHROME1
+
+
+def decode(raw: bytes, size: int) -> Picture | Defect:
     """Decode a PNG or JPEG into (size, size) uint8, or say what is wrong with it.
 
     The aspect ratio is kept and the rest padded with black. Depths above 8 bits are scaled by the
     number of bits the film uses, because 10 and 12 bit films are stored as 16 bit PNG.
     """
-    if not path.is_file():
-        return Defect.MISSING
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_FILE_BYTES + 1)
-    except OSError:
-        return Defect.DAMAGED
-    if len(raw) > MAX_FILE_BYTES:
-        return Defect.LARGE
-    return decode(raw, size)
-
-
-def decode(raw: bytes, size: int) -> Pixels | Defect:
-    """`read_picture` for bytes in memory."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of bombs and odd EXIF; we decide below
@@ -82,7 +106,7 @@ def decode(raw: bytes, size: int) -> Pixels | Defect:
         except _DAMAGE:
             return Defect.DAMAGED
     low, high = grey.getextrema()
-    return Defect.BLANK if low == high else fit_square(grey, size)
+    return Defect.BLANK if low == high else Picture(fit_square(grey, size))
 
 
 def fit_square(picture: Image.Image, size: int) -> Pixels:

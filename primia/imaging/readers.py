@@ -12,6 +12,7 @@ from primia.imaging.archives import read_npz
 from primia.imaging.dataset import Cohort, Films, Pool
 from primia.imaging.files import read_csv, read_folder
 from primia.imaging.split import VALIDATION_KEY, patient_split
+from primia.imaging.tables import NoFilms
 
 
 def load_cohort(
@@ -31,7 +32,10 @@ def load_cohort(
     Raises DataError for a source that cannot be used, fewer patients than the minimum, or a
     single class. A film that cannot be read is counted and left out.
     """
-    pool = read_pool(source, classes=classes, input_size=input_size)
+    try:
+        pool = read_pool(source, classes=classes, input_size=input_size, key=split_key)
+    except NoFilms as err:
+        raise DataError(f"{err}; the site file asks for at least {min_patients} patients") from err
     films = pool.films()
     _need_patients(source, films.patient_count, films, min_patients)
     held_out = patient_split(pool.patient_ids, source.validation_fraction, split_key)
@@ -44,13 +48,24 @@ def load_cohort(
         warnings.append(f"no training film of class {', '.join(missing)}")
     if len(np.unique(validation.labels)) < len(np.unique(train.labels)):
         warnings.append("the validation films do not show every class that is trained on")
-    return Cohort(train, validation, pool.quarantined, tuple(warnings))
+    return Cohort(train, validation, pool.quarantined, tuple(warnings), pool.rejects)
 
 
-def read_pool(source: DataSource, *, classes: tuple[str, ...], input_size: int) -> Pool:
-    """All readable films of a source, not yet split. Raises DataError."""
-    readers = {"folder": read_folder, "csv": read_csv, "npz": read_npz}
-    return readers[source.kind](source, classes, input_size)
+def read_pool(
+    source: DataSource,
+    *,
+    classes: tuple[str, ...],
+    input_size: int,
+    key: bytes = VALIDATION_KEY,
+) -> Pool:
+    """All readable films of a source, not yet split; `key` names those left out.
+
+    Raises DataError.
+    """
+    if source.kind == "npz":
+        return read_npz(source, classes, input_size)
+    read = {"folder": read_folder, "csv": read_csv}[source.kind]
+    return read(source, classes, input_size, key)
 
 
 def _need_patients(source: DataSource, train: int, films: Films, least: int) -> None:

@@ -20,6 +20,12 @@ MAX_TABLE_BYTES = 64 << 20
 PATIENT_COLUMNS = ("patient", "patient_id")
 LABEL_COLUMNS = ("label_name", "label")  # a name says what it means, a number only perhaps
 
+_FLAGS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False, "": False}
+
+
+class NoFilms(DataError):
+    """There is not one film where the site file points."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -60,6 +66,15 @@ class Table:
         found = class_index(self.cell(row, column), classes)
         if isinstance(found, str):
             raise DataError(f"{self.path}, line {row.line}: {found}")
+        return found
+
+    def flag(self, row: Row, column: str) -> bool:
+        """A cell that says yes or no; a column that is not there says no. Raises DataError."""
+        found = _FLAGS.get(row.cells.get(column, "").casefold())
+        if found is None:
+            raise DataError(
+                f"{self.path}, line {row.line}: {column} is neither yes nor no; write one"
+            )
         return found
 
 

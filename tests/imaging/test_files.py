@@ -68,7 +68,7 @@ def test_a_folder_says_what_it_left_out(tmp_path):
     assert len(pool.labels) == 4
     assert "no folder for class viral" in pool.warnings
     assert any("1 sub-folders are no class" in w for w in pool.warnings)
-    assert any("1 files are neither PNG nor JPEG" in w for w in pool.warnings)
+    assert any("1 files are no DICOM, PNG or JPEG" in w for w in pool.warnings)
 
 
 def test_a_link_out_of_the_folder_is_refused(tmp_path):
@@ -149,8 +149,11 @@ def test_one_truncated_film_is_counted_named_by_line_and_left_out(listed, tmp_pa
     pool = table(path)
     assert pool.quarantined == 1
     assert len(pool.labels) == len(pool.pixels) == 29
+    (reject,) = pool.rejects
+    assert (reject.path, reject.where, reject.code) == (damaged, "line 6", "damaged")
     assert pool.warnings == (
-        "1 of 30 films cannot be read: line 6 (truncated or damaged); they were left out",
+        f"1 of 30 films cannot be read: film {reject.pseudonym}, line 6 (truncated or damaged); "
+        "they were left out",
     )
     assert np.array_equal(pool.pixels[4], table(listed()).pixels[4])  # the next film moved up
     assert pool.labels[4] == 2

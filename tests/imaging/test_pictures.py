@@ -9,10 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from primia.imaging.pictures import Defect, decode, read_picture
+from primia.imaging.pictures import Defect
+from primia.imaging.pictures import decode as decode_picture
 
 SIZE = 32
 GOOD = {form: encoded(film(1), form) for form in ("PNG", "JPEG")}
+
+
+def decode(raw, size):
+    """The pixels, or the defect."""
+    result = decode_picture(raw, size)
+    return result if isinstance(result, Defect) else result.pixels
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -92,14 +99,6 @@ def test_a_bad_file_is_named_by_its_defect(raw, defect):
 def test_a_bomb_is_refused_before_it_is_unpacked(monkeypatch):
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("pixels were decoded"))
     assert decode(png_header(8_000, 8_000), SIZE) is Defect.LARGE
-
-
-def test_missing_and_oversized_files_are_named(tmp_path, monkeypatch):
-    assert read_picture(tmp_path / "none.png", SIZE) is Defect.MISSING
-    assert read_picture(tmp_path, SIZE) is Defect.MISSING
-    (tmp_path / "a.png").write_bytes(GOOD["PNG"])
-    monkeypatch.setattr("primia.imaging.pictures.MAX_FILE_BYTES", 100)
-    assert read_picture(tmp_path / "a.png", SIZE) is Defect.LARGE
 
 
 @settings(max_examples=150, deadline=None)
