@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from primia.cli.console import out, print_json, run
+from worker import plan_commands
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,6 +21,8 @@ State = Annotated[Path, typer.Option("--state", help="The worker's folder.", env
 Config = Annotated[Path, typer.Option("--config", help="The site file, YAML.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 HERE = Path("worker-state")
+
+app.add_typer(plan_commands.app, name="plan")
 
 
 @app.command()
@@ -55,7 +58,9 @@ def enrol(
     out.print(f"[green]enrolled[/] as {identity.site} at {identity.address}", soft_wrap=True)
     out.print(f"authority {found}", soft_wrap=True)
     out.print(
-        f"kept in {state.resolve()}; next: primia-worker check --config site.yaml", soft_wrap=True
+        f"kept in {state.resolve()}; next: primia-worker check --config site.yaml, then: "
+        "primia-worker plan show --config site.yaml",
+        soft_wrap=True,
     )
     if fingerprint is None:
         out.print("Compare it with the fingerprint the coordinator's operator reads to you.")
@@ -68,12 +73,11 @@ def run_(
     log_json: Annotated[bool, typer.Option(help="Log JSON lines.")] = False,
 ) -> None:
     """Dial the coordinator and take part in rounds until the study is over."""
-    from primia.config import load_site
     from primia.logs import configure
     from worker import daemon
 
     configure(json=log_json)
-    daemon.run(state, load_site(config))
+    daemon.run(state, config)
 
 
 @app.command()

@@ -15,11 +15,9 @@ import structlog
 import torch
 
 from primia.config.plan import StudyPlan
-from primia.config.site import Compute, SiteConfig
+from primia.config.site import Compute, SiteConfig, load_site
 from primia.errors import StateError, Unreachable
 from primia.federation.optimiser import pack_weights
-from primia.identity import keyfile
-from primia.imaging.readers import load_cohort
 from primia.learning.models import build_for, flatten
 from primia.learning.terms import is_distributed
 from primia.privacy.ledger import Ledger
@@ -27,19 +25,23 @@ from primia.storage.blobs import Blobs
 from primia.storage.folder import StateFolder
 from primia.study import contribution
 from primia.wire.client import FederationClient
+from worker.gate import ApprovalGate
 from worker.home import SiteIdentity, load
 from worker.learning import FilmLearning
+from worker.offer import make_offer
 from worker.participant import Participant, Pause
 from worker.state import WorkerState
-from worker.study import Peers, checked_plan
+from worker.study import Peers
 from worker.work import LocalWork, check_books
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
 
-def run(folder: Path, config: SiteConfig) -> None:
+def run(folder: Path, config_file: Path) -> None:
     """Take part in rounds until the study is over or a signal comes.
+
+    Trains nothing before people have approved plan and cohort, and waits for them.
 
     Raises what a person has to mend: StateError, IdentityError, ConfigError, DataError, and
     PolicyRefused for a plan that this site does not accept.
@@ -57,7 +59,10 @@ def run(folder: Path, config: SiteConfig) -> None:
                 hanging_up = threading.Thread(target=_hang_up, args=(stop, link), daemon=True)
                 hanging_up.start()
                 try:
-                    _take_part(folder, config, identity, state, ledger, link, stop)
+                    while not stop.is_set():
+                        config = load_site(config_file)
+                        if _take_part(folder, config, identity, state, ledger, link, stop):
+                            break
                 finally:
                     stop.set()
                     hanging_up.join()
@@ -80,21 +85,19 @@ def _take_part(
     ledger: Ledger,
     link: FederationClient,
     stop: threading.Event,
-) -> None:
+) -> bool:
+    """One approval long; whether the work is done."""
     torch.set_num_threads(config.compute.threads)
     bundle = _until_answered(link.get_study, stop)
     if bundle is None:
-        return
-    plan = checked_plan(bundle, identity, config.caps, state)
+        return True
+    offer = make_offer(folder, config, identity, bundle, state)
+    plan, cohort = offer.plan, offer.cohort
+    gate = ApprovalGate(state, offer.subject)
+    if not gate.wait(stop):
+        return False
     peers = Peers(identity, state)
     peers.learn(bundle.sites, plan)
-    cohort = load_cohort(
-        config.data,
-        classes=plan.model.classes,
-        input_size=plan.model.input_size,
-        min_patients=config.caps.min_patients,
-        split_key=keyfile.load(folder / "split.key"),
-    )
     for warning in cohort.warnings:
         log.warning("films", warning=warning)
     if plan.privacy != "none" and plan.privacy.delta * cohort.train.patient_count >= 1:
@@ -117,7 +120,7 @@ def _take_part(
     if len(devices) > 1 and is_distributed(plan):
         log.warning("processes_unused", reason="a round of shared noise is one step, on one device")
     log.info("taking_part", site=identity.site, coordinator=identity.address)
-    Participant(identity, peers, work, link, stop, model_bytes).serve()
+    return Participant(identity, peers, work, link, stop, model_bytes, gate=gate).serve()
 
 
 def _model_size(plan: StudyPlan) -> tuple[int, int]:

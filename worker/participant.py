@@ -30,9 +30,11 @@ from primia.protocol.messages import (
     Closed,
     Declined,
     Instruction,
+    Reveal,
     RoundId,
     RoundKind,
     ShareSecrets,
+    SignSurvivors,
     Train,
 )
 from primia.protocol.site import PromisedElsewhere, SitePhase, SiteRound
@@ -51,6 +53,7 @@ from primia.secagg.packing import pack
 from primia.types import Digest
 from primia.wire.handler import Attendance, StudyBundle, UploadKey
 from primia.wire.labels import ROUND_LABEL
+from worker.approval import NotApproved
 from worker.home import SiteIdentity
 from worker.state import StoredUpdate
 from worker.study import Peers
@@ -75,6 +78,17 @@ class Stop(Protocol):
 
     def wait(self, timeout: float) -> bool:
         """Wait so many seconds at most; returns whether it is time."""
+
+
+class Gate(Protocol):
+    """Whether this site may work now; the daemon's is `worker.gate.ApprovalGate`."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may."""
+
+    def check(self) -> None:
+        """Raise PolicyRefused unless it may."""
 
 
 class Link(Protocol):
@@ -134,6 +148,7 @@ class Participant:
         stop: Stop,
         model_bytes: int,
         *,
+        gate: Gate,
         entropy: Entropy = os.urandom,
         jitter: Jitter = random.uniform,
     ) -> None:
@@ -147,34 +162,45 @@ class Participant:
         self._model_bytes = model_bytes
         self._entropy = entropy
         self._jitter = jitter
+        self._gate = gate
         self._round: SiteRound | None = None
         self._update: StoredUpdate | None = None
         self._session = b""
 
-    def serve(self) -> None:
-        """Until the study is over or `stop` is set.
+    def serve(self) -> bool:
+        """Until the study is over or `stop` is set, or people here say no.
 
+        Returns whether all is done; False when the gate closed and may open again.
         Raises IdentityError when the coordinator refuses this site, StateError for our own disk.
         """
         after, pause = 0, Pause(self._jitter)
         while not self._stop.is_set():
+            if not self._bound and not self._gate.is_open:
+                return False
             try:
                 news = self._link.attend(after)
                 pause.reset()
                 if news.study_over is not None:
                     log.info("study_over", reason=news.study_over)
-                    return
+                    return True
                 if news.instruction is not None:
                     self._obey(news.instruction)
                     after = news.serial
             except Stopped:
-                return
+                return True
             except Unreachable as err:
                 if not self._stop.is_set():
                     pause.wait(self._stop, str(err))
             except (PeerError, RoundFailed) as err:
                 log.warning("instruction_refused_by_coordinator", reason=str(err))
                 pause.wait(self._stop, str(err))
+        return True
+
+    @property
+    def _bound(self) -> bool:
+        """Whether our update is in a sum that the others wait for us to open."""
+        machine = self._round
+        return machine is not None and machine.phase in (SitePhase.UPLOADED, SitePhase.SIGNED)
 
     def _obey(self, instruction: Instruction) -> None:
         """Carry out one instruction; what this site refuses becomes a Declined, and a log line."""
@@ -182,6 +208,8 @@ class Participant:
             self._close(instruction)
             return
         try:
+            if not isinstance(instruction, SignSurvivors | Reveal):  # see `_bound`
+                self._gate.check()
             self._learn_peers(instruction)
             machine = self._round
             if machine is None or machine.round != instruction.round:
@@ -302,6 +330,8 @@ def _outward(err: PrimiaError) -> str:
     """What the coordinator may hear: no path, no count, no line of a table, no figure of ours."""
     if isinstance(err, BudgetExhausted):
         return "its privacy budget for these patients is spent"
+    if isinstance(err, NotApproved):
+        return "its people have not approved this plan and its films, or not any more"
     if isinstance(err, DataError):
         return "its films cannot be used at present; its operator sees why"
     return str(err)

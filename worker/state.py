@@ -41,7 +41,38 @@ _MIGRATIONS = [
     """,
     # -1 for updates of before: nobody knows, so with shared noise they are not offered again.
     "ALTER TABLE updates ADD COLUMN keys_before INTEGER NOT NULL DEFAULT -1",
+    """
+    CREATE TABLE decisions (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, approved INTEGER NOT NULL,
+        plan TEXT NOT NULL, cohort TEXT NOT NULL, policy TEXT NOT NULL,
+        films INTEGER NOT NULL, patients INTEGER NOT NULL,
+        name TEXT NOT NULL, role TEXT NOT NULL, account TEXT NOT NULL, reason TEXT NOT NULL,
+        made_at REAL NOT NULL
+    ) STRICT;
+    """,
 ]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a person decided about a plan and a cohort; see `worker.approval`.
+
+    A refusal is about everything before it, so its plan, cohort and policy are empty.
+    account: the operating system's name for who typed it.
+    """
+
+    id: int
+    approved: bool
+    plan: Digest
+    cohort: Digest
+    policy: str
+    films: int
+    patients: int
+    name: str
+    role: str
+    account: str
+    reason: str
+    made_at: float
 
 
 @dataclass(frozen=True)
@@ -67,15 +98,55 @@ class WorkerState(Book):
         super().__init__(folder / "worker.db", _MIGRATIONS, clock, disk)
 
     def pin_plan(self, digest: Digest) -> None:
-        """Hold on to the first plan seen. Raises PolicyRefused for any other one."""
+        """Hold on to the plan that was approved. Raises PolicyRefused for any other one, once this
+        site has worked for it: two plans could ask for the counts of one model over other sites.
+        """
+        self.check_plan(digest)
+        self.note("plan", digest)
+
+    def check_plan(self, digest: Digest) -> None:
+        """Raise PolicyRefused when this folder has worked for another plan."""
         pinned = self.noted("plan")
-        if pinned is None:
-            self.note("plan", digest)
-        elif pinned != digest:
+        if pinned in (None, digest):
+            return
+        with self._db.transaction() as db:
+            worked = db.execute("SELECT 1 FROM updates WHERE plan = ?", (pinned,)).fetchone()
+        if worked is not None:
             raise PolicyRefused(
                 f"the coordinator's plan changed from {pinned[:16]}… to {digest[:16]}…; this site "
-                "stays with the plan it pinned; tell the lead to bring that plan back"
+                "stays with the plan it has worked for; tell the lead to bring that plan back"
             )
+
+    def add_decision(
+        self,
+        *,
+        approved: bool,
+        plan: str = "",
+        cohort: str = "",
+        policy: str = "",
+        films: int = 0,
+        patients: int = 0,
+        name: str,
+        role: str,
+        account: str,
+        reason: str = "",
+    ) -> None:
+        """Record an approval, or a refusal of everything approved before."""
+        with self._db.transaction() as db:
+            db.execute(
+                "INSERT INTO decisions (approved, plan, cohort, policy, films, patients, name, "
+                "role, account, reason, made_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    int(approved), plan, cohort, policy, films, patients, name, role, account,
+                    reason, self._clock(),
+                ),
+            )  # fmt: skip
+
+    def decisions(self) -> list[Decision]:
+        """All decisions, oldest first."""
+        with self._db.transaction() as db:
+            rows = db.execute("SELECT * FROM decisions ORDER BY id").fetchall()
+        return [Decision(**{**dict(row), "approved": bool(row["approved"])}) for row in rows]
 
     def pin_peer(self, site: SiteId, fingerprint: str) -> None:
         """Hold on to a peer's certificate as first seen. Raises IdentityError for another one.

@@ -31,10 +31,10 @@ log = structlog.get_logger()
 def checked_plan(
     bundle: StudyBundle, identity: SiteIdentity, caps: Caps, state: WorkerState
 ) -> StudyPlan:
-    """The plan, if signature, pin and caps hold; pinned from now on.
+    """The plan, if signature and caps hold; it is pinned when people approve it.
 
     Raises IdentityError (signature, certificate), ConfigError (unreadable), PolicyRefused (caps,
-    or another plan than the pinned one).
+    or another plan than the one this folder has worked for).
     """
     coordinator = from_pem(bundle.coordinator)
     who = check_issued(
@@ -51,9 +51,9 @@ def checked_plan(
     if settle(plan) != plan:
         raise PolicyRefused("the plan leaves its noise open; the coordinator must settle it first")
     spent = check_plan(plan, caps, identity.site)
-    state.pin_plan(plan_digest(plan))
+    state.check_plan(plan_digest(plan))
     log.info(
-        "plan_accepted",
+        "plan_fits",
         study=plan.study,
         plan=plan_digest(plan),
         epsilon="no privacy" if spent is None else round(spent, 3),

@@ -45,6 +45,29 @@ class Caps(Strict):
     allow_shared_noise: bool = False  # or `noise: distributed`, which relies on other sites
 
 
+def loosened(old: Caps, new: Caps) -> list[str]:
+    """Which caps allow more in `new` than in `old`; what an approval was given under."""
+    more = {
+        "max_epsilon": new.max_epsilon > old.max_epsilon,
+        "max_delta": new.max_delta > old.max_delta,
+        "min_cohort": new.min_cohort < old.min_cohort,
+        "min_patients": new.min_patients < old.min_patients,
+        "allow_no_privacy": new.allow_no_privacy and not old.allow_no_privacy,
+        "allow_shared_noise": new.allow_shared_noise and not old.allow_shared_noise,
+    }
+    return [
+        f"caps.{key} {getattr(old, key)} then, {getattr(new, key)} now"
+        for key, allows_more in more.items()
+        if allows_more
+    ]
+
+
+class Approval(Strict):
+    """Who has to agree before anything is trained (`primia-worker plan approve`)."""
+
+    approvers: Annotated[int, Field(ge=1, le=2)] = 1  # people, by name
+
+
 class Compute(Strict):
     """Where training runs."""
 
@@ -58,6 +81,7 @@ class SiteConfig(Strict):
 
     data: DataSource
     caps: Caps
+    approval: Approval = Approval()
     compute: Compute = Compute()
 
 

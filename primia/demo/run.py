@@ -71,7 +71,7 @@ def run(folder: Path, wishes: Wishes, console: Console) -> Path:
     port = free_port()
     daemons: list[Daemon] = []
     try:
-        with console.status("enrolling: authority, invitations, certificates"):
+        with console.status("enrolling: authority, invitations, certificates, approvals"):
             codes = _found(folder, names, port)
             daemons.append(_coordinator(folder, plan_file, port))
             _enrol(folder, codes, films, private=wishes.private)
@@ -159,7 +159,13 @@ def _enrol(folder: Path, codes: dict[str, str], films: Films, *, private: bool) 
     def one(item: tuple[tuple[str, str], Path]) -> None:
         (name, code), path = item
         write_yaml(site_file(path, private=private), folder / f"{name}.yaml")
-        call("worker", "enrol", code, "--state", str(folder / name))
+        state = ("--state", str(folder / name))
+        call("worker", "enrol", code, *state)
+        # In reality a person reads `plan show` first; whoever started this demonstration wants it.
+        call(
+            "worker", "plan", "approve", "--config", str(folder / f"{name}.yaml"), *state,
+            "--as", "demonstration",
+        )  # fmt: skip
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(one, zip(codes.items(), films.paths, strict=True)))

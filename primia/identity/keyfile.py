@@ -82,6 +82,25 @@ def store(path: Path, data: bytes) -> None:
         raise StateError(f"cannot write {path}: {err.strerror}; check the folder and disk") from err
 
 
+def store_once(path: Path, data: bytes) -> bytes:
+    """Write `data` unless the file is there; returns what the file holds, also when two race.
+
+    Raises StateError with the path.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    if not path.exists():
+        store(part, data)
+        try:
+            os.link(part, path)  # fails where the name is taken; a rename would replace it
+        except FileExistsError:
+            pass
+        except OSError as err:
+            raise StateError(f"cannot write {path}: {err.strerror}; check the disk") from err
+        finally:
+            part.unlink(missing_ok=True)
+    return load(path)
+
+
 def load(path: Path) -> bytes:
     """Read a small file. Raises StateError with the path."""
     try:

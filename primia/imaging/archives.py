@@ -77,7 +77,7 @@ def _every_film_alone(source: DataSource, pixels: Pixels, labels: Indices) -> Po
         "validation; put a CSV (split, index, patient_id) beside the NPZ"
     )
     alone = np.array([f"film {number}" for number in range(len(labels))], np.str_)
-    return Pool(pixels, labels, alone, warnings=(warning,))
+    return Pool(pixels, labels, alone, warnings=(warning,), unnamed=np.ones(len(labels), bool))
 
 
 def _read_plain(source: DataSource, classes: tuple[str, ...], size: int | None) -> Pool:
@@ -91,7 +91,9 @@ def _read_plain(source: DataSource, classes: tuple[str, ...], size: int | None) 
     table = _table_of_plain(source, named="patient_ids" in arrays)
     rows = [] if table is None else _rows_by_film(table, {"": 0}, {"": len(labels)})
     patients = _patients_of_plain(source, arrays.get("patient_ids"), table, rows, len(labels))
-    pool = Pool(pixels, _in_range(labels, classes, path), patients)
+    named = "patient_ids" in arrays or (table is not None and table.find(PATIENT_COLUMNS))
+    unnamed = np.full(len(labels), not named)
+    pool = Pool(pixels, _in_range(labels, classes, path), patients, unnamed=unnamed)
     if source.sites_column is None:
         return pool
     if table is None:
@@ -240,4 +242,10 @@ def _of_site(table: Table, rows: list[Row], source: DataSource) -> npt.NDArray[n
 
 
 def _keep(pool: Pool, mask: npt.NDArray[np.bool_]) -> Pool:
-    return Pool(pool.pixels[mask], pool.labels[mask], pool.patient_ids[mask])
+    return replace(
+        pool,
+        pixels=pool.pixels[mask],
+        labels=pool.labels[mask],
+        patient_ids=pool.patient_ids[mask],
+        unnamed=None if pool.unnamed is None else pool.unnamed[mask],
+    )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from primia.imaging.manifest import Manifest
 
 Pixels = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
@@ -88,6 +91,7 @@ class Pool:
     patient_ids: npt.NDArray[np.str_]  # (n,)
     rejects: tuple[Reject, ...] = ()  # films that were left out
     warnings: tuple[str, ...] = ()  # one line each; no file name, no patient id
+    unnamed: npt.NDArray[np.bool_] | None = None  # (n,) where patient_ids is a mere place or file
 
     @property
     def quarantined(self) -> int:
@@ -108,3 +112,4 @@ class Cohort:
     quarantined: int
     warnings: tuple[str, ...]
     rejects: tuple[Reject, ...] = ()
+    manifest: Manifest | None = None  # when it was loaded with a site key

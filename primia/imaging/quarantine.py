@@ -95,6 +95,7 @@ def decode(
     said = [*warnings, *_about_unreadable(unreadable, len(listed), source)]
     said += _about_unfit(unfit, len(listed))
     patients = np.array(_patients(kept, source, root), np.str_)
+    unnamed = np.array([film.patient is None and not p.patient for film, p in kept], bool)
     tested, about = _set_apart(kept, patients.tolist())
     trained = ~np.isin(patients, tested)
     return Pool(
@@ -103,6 +104,7 @@ def decode(
         patients[trained],
         rejects=(*unreadable, *unfit),
         warnings=(*said, *about),
+        unnamed=unnamed[trained],
     )
 
 

@@ -15,7 +15,7 @@ from coordinator.state import CoordinatorState
 from primia.errors import IdentityError, PolicyRefused, StateError, Unreachable
 from primia.federation.optimiser import unpack_weights
 from primia.privacy.ledger import Ledger
-from primia.protocol.messages import Ready, Train
+from primia.protocol.messages import Ready, RoundId, RoundKind, Train
 from primia.storage.blobs import Blobs
 from primia.types import Digest, SiteId
 from primia.wire.handler import Attendance
@@ -98,6 +98,9 @@ def test_promises_put_back_to_an_older_copy_are_found_by_the_ledger(tmp_path: Pa
 def test_a_site_is_not_told_to_take_a_fresh_budget_for_the_same_patients(tmp_path: Path) -> None:
     state = WorkerState(tmp_path)
     state.pin_plan(Digest("a" * 64))
+    state.add_update(
+        RoundId(Digest("a" * 64), 1, 1, RoundKind.TRAIN, Digest("c" * 64)), Digest("d" * 64)
+    )
     with pytest.raises(PolicyRefused) as refused:
         state.pin_plan(Digest("b" * 64))
     assert "new state folder" not in str(refused.value)

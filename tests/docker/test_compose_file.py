@@ -64,7 +64,8 @@ def test_hospitals_share_a_network_with_the_coordinator_and_with_nobody_else(
     for name in hospitals(compose):
         (network,) = services[name]["networks"]
         members = {s for s, terms in services.items() if network in terms.get("networks", ())}
-        assert members == {name, "coordinator", name.replace("hospital", "enrol")}
+        people = {name.replace("hospital", "enrol"), name.replace("hospital", "approve")}
+        assert members == {name, "coordinator", *people}
 
 
 def test_no_network_leads_out_and_no_port_is_published(compose: dict[str, Any]) -> None:
@@ -87,7 +88,8 @@ def test_hospitals_share_no_writable_volume_with_anybody_but_their_own_people(
         letter = name[-1]
         assert mine == {f"films-{letter}", f"hospital-{letter}-state"}
         sharing = {s for s, terms in services.items() if mine & set(volumes(terms))}
-        assert sharing == {name, f"films-{letter}", f"enrol-{letter}"}
+        people = {f"films-{letter}", f"enrol-{letter}", f"approve-{letter}"}
+        assert sharing == {name, *people}
 
 
 def test_films_and_settings_are_mounted_read_only(compose: dict[str, Any]) -> None:

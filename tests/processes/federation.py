@@ -50,8 +50,10 @@ class Federation:
     def home(self) -> Path:
         return self.folder / "coordinator"
 
-    def found(self, plan_data: dict[str, Any], *, epsilon_cap: float = 20.0) -> None:
-        """Films, authority, coordinator up, every site enrolled."""
+    def found(
+        self, plan_data: dict[str, Any], *, epsilon_cap: float = 20.0, approved: bool = True
+    ) -> None:
+        """Films, authority, coordinator up, every site enrolled, the plan approved there."""
         films = {
             name: synthesise(PATIENTS, size=SIZE, seed=3, site=i)
             for i, name in enumerate(self.sites)
@@ -82,6 +84,15 @@ class Federation:
             }
             write_yaml(site, self.folder / f"{name}.yaml")
             call("worker", "enrol", codes[name], "--state", str(self.folder / name))
+            if approved:
+                self.approve(name)
+
+    def approve(self, name: str, by: str = "test") -> None:
+        """One person of a site agrees to the plan as it is and to the films as they are."""
+        call(
+            "worker", "plan", "approve", "--as", by, "--state", str(self.folder / name),
+            "--config", str(self.folder / f"{name}.yaml"),
+        )  # fmt: skip
 
     def start_coordinator(self) -> Daemon:
         daemon = Daemon.start(

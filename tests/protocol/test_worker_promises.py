@@ -19,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -113,8 +114,9 @@ class Site:
         peers.learn(self.certificates, PLAN)  # type: ignore[arg-type]
         self.peers = peers
         self.participant = Participant(
-            self.identity, peers, Work(self.site, self.state), self.link, threading.Event(), 1
-        )  # type: ignore[arg-type]
+            self.identity, peers, Work(self.site, self.state), self.link, threading.Event(), 1,
+            gate=Mock(is_open=True),
+        )  # type: ignore[arg-type]  # fmt: skip
 
     def stop(self) -> None:
         self.state.close()

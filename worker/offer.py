@@ -1,0 +1,90 @@
+"""What this hospital is asked to agree to: the coordinator's plan, and its own films as they are.
+
+Nothing is trained and nobody is pinned here; `worker.approval` says whether the work may begin.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from primia.config import StudyPlan, plan_digest
+from primia.config.site import SiteConfig
+from primia.identity import keyfile
+from primia.imaging.dataset import Cohort
+from primia.imaging.manifest import KEY_BYTES, Manifest, SiteKey, difference
+from primia.imaging.readers import load_cohort
+from primia.storage.blobs import Blobs
+from primia.types import Digest
+from primia.wire.handler import StudyBundle
+from worker.approval import Subject, policy_of
+from worker.home import SiteIdentity
+from worker.state import WorkerState
+from worker.study import checked_plan
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A plan that fits this site's caps, and the cohort that would be trained on."""
+
+    plan: StudyPlan
+    cohort: Cohort
+    manifest: Manifest
+    subject: Subject
+
+
+def make_offer(
+    folder: Path,
+    config: SiteConfig,
+    identity: SiteIdentity,
+    bundle: StudyBundle,
+    state: WorkerState,
+) -> Offer:
+    """Check the plan, read the films, freeze the cohort.
+
+    Raises IdentityError, ConfigError, PolicyRefused (see `checked_plan`), DataError, StateError.
+    """
+    plan = checked_plan(bundle, identity, config.caps, state)
+    cohort = read_cohort(folder, config, plan)
+    manifest = cohort.manifest
+    assert manifest is not None
+    subject = Subject(
+        plan=plan_digest(plan),
+        cohort=manifest.digest,
+        policy=policy_of(config),
+        films=len(manifest.entries),
+        patients=manifest.patients,
+    )
+    return Offer(plan, cohort, manifest, subject)
+
+
+def read_cohort(folder: Path, config: SiteConfig, plan: StudyPlan) -> Cohort:
+    """The films of this site as training takes them, with their manifest. Raises DataError."""
+    return load_cohort(
+        config.data,
+        classes=plan.model.classes,
+        input_size=plan.model.input_size,
+        min_patients=config.caps.min_patients,
+        split_key=keyfile.load(folder / "split.key"),
+        site_key=site_key(folder),
+    )
+
+
+def site_key(folder: Path) -> SiteKey:
+    """The key of this site's fingerprints; made when there is none. Raises StateError."""
+    return SiteKey(keyfile.store_once(folder / "ledger.key", os.urandom(KEY_BYTES)))
+
+
+def keep_manifest(folder: Path, offer: Offer, state: WorkerState) -> None:
+    """Store what was approved, so that a later change can be told apart and an auditor can look."""
+    stored = Blobs(folder / "manifests").put(offer.manifest.to_bytes())
+    state.note(f"manifest {offer.manifest.digest}", stored)
+
+
+def what_changed(folder: Path, cohort: Digest, offer: Offer, state: WorkerState) -> str | None:
+    """How today's cohort differs from an approved one, in counts; None when that is not kept."""
+    stored = state.noted(f"manifest {cohort}")
+    if stored is None:
+        return None
+    return difference(Blobs(folder / "manifests").get(Digest(stored)), offer.manifest)

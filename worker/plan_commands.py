@@ -1,0 +1,111 @@
+"""`primia-worker plan`: read what the hospital is asked to agree to, and agree or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from primia.cli.console import out, print_json
+
+if TYPE_CHECKING:
+    from worker.approval import Person, Standing
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Show what a study asks of this hospital; approve it or refuse it.",
+)
+
+State = Annotated[Path, typer.Option("--state", help="The worker's folder.", envvar="PRIMIA_STATE")]
+Config = Annotated[Path, typer.Option("--config", help="The site file, YAML.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Name = Annotated[str, typer.Option("--as", help="Who decides; left out: the account's name.")]
+Role = Annotated[str, typer.Option(help="In which role, such as 'data protection officer'.")]
+HERE = Path("worker-state")
+SITE = Path("site.yaml")
+
+
+@app.command()
+def show(config: Config = SITE, state: State = HERE, json: Json = False) -> None:
+    """One page: who asks, what is trained on which films, what leaves, what it costs a patient."""
+    from worker.page import read_page, render
+
+    page = read_page(state, config)
+    if json:
+        print_json(page.as_dict())
+    else:
+        out.print(render(page))
+    page.shown(state)
+
+
+@app.command()
+def approve(
+    config: Config = SITE,
+    state: State = HERE,
+    name: Name = "",
+    role: Role = "",
+    json: Json = False,
+) -> None:
+    """Agree that this plan is trained on these films; any change to either asks again."""
+    from worker.page import approve_page, read_page, render
+
+    page = read_page(state, config)
+    found = approve_page(state, page, _person(name, role))
+    if json:
+        print_json({**page.as_dict(), "approval": _as_dict(found)})
+        return
+    out.print(render(page))
+    if found.missing:
+        out.print(f"[yellow]not yet[/]  {found.why}", soft_wrap=True)
+    else:
+        out.print(
+            f"[green]approved[/]  plan {page.plan_digest[:16]}… and cohort "
+            f"{page.cohort_digest[:16]}… by {', '.join(found.approved_by)}",
+            soft_wrap=True,
+        )
+
+
+@app.command()
+def refuse(
+    state: State = HERE,
+    name: Name = "",
+    role: Role = "",
+    reason: Annotated[str, typer.Option(help="Kept here, not sent to anybody.")] = "",
+) -> None:
+    """Take back what was approved; in force before the next round's training."""
+    from worker.approval import refuse as record
+    from worker.home import load
+    from worker.state import WorkerState
+
+    load(state)
+    book = WorkerState(state)
+    try:
+        record(book, _person(name, role), reason)
+    finally:
+        book.close()
+    out.print(
+        "[green]refused[/]  nothing is trained until it is approved again. What was released "
+        "before stays released and charged.",
+        soft_wrap=True,
+    )
+
+
+def _person(name: str, role: str) -> Person:
+    import getpass
+
+    from worker.approval import Person
+
+    try:
+        account = getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in a container
+        account = "unnamed account"
+    return Person(name or account, role, account)
+
+
+def _as_dict(found: Standing) -> dict[str, object]:
+    return {
+        "approved": not found.missing,
+        "approved_by": list(found.approved_by),
+        "missing": found.missing,
+    }
