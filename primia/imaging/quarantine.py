@@ -95,7 +95,7 @@ def decode(
     said = [*warnings, *_about_unreadable(unreadable, len(listed), source)]
     said += _about_unfit(unfit, len(listed))
     patients = np.array(_patients(kept, source, root), np.str_)
-    unnamed = np.array([film.patient is None and not p.patient for film, p in kept], bool)
+    unnamed = np.array([not (film.patient or p.patient) for film, p in kept], bool)
     tested, about = _set_apart(kept, patients.tolist())
     trained = ~np.isin(patients, tested)
     return Pool(
