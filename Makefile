@@ -10,7 +10,7 @@ SECAGG_PEERS_STAMP := $(SECAGG_PEERS)/.installed
 PRIMIA_DATA ?= ../shared/data
 export PRIMIA_DATA
 
-.PHONY: install bench bench-dp bench-secagg bench-noise demo test test-slow test-mutations lint types format protos wheelhouse compose-demo compose-chaos compose-test compose-down clean
+.PHONY: install bench bench-dp bench-secagg bench-noise demo test test-slow test-mutations lint types format protos wheelhouse bundle compose-demo compose-chaos compose-test compose-down clean
 
 install: $(STAMP)
 
@@ -89,6 +89,11 @@ wheelhouse/.complete: $(STAMP)
 	rm -rf build wheelhouse
 	$(BIN)/python -m pip wheel --quiet -c constraints.txt -w wheelhouse torch torchvision '.[dicom]'
 	touch $@
+
+# For machines without a network: dist/primia.tar, the same bytes from the same wheels.
+bundle: wheelhouse
+	mkdir -p dist && rm -f dist/primia.tar
+	$(BIN)/primia bundle make dist/primia.tar --wheels wheelhouse
 
 compose-demo: wheelhouse
 	$(PYTHON) docker/simulation/demo.py

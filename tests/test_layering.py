@@ -30,7 +30,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "contribute": {"config", "federation", "imaging", "learning", "privacy", "protocol", "study"},
     "outcome": {"config", "learning", "privacy", "report", "study"},
     "logs": set(),
-    "cli": {"config", "settle", "study", "learning", "demo", "imaging"},
+    "bundle": set(),
+    "cli": {"bundle", "config", "settle", "study", "learning", "demo", "imaging"},
     "demo": {"imaging", "report"},
 }
 TORCH = {"learning"}

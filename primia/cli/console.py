@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from typing import Any
 
 import typer
@@ -16,12 +17,14 @@ err = Console(stderr=True, highlight=False, emoji=False)
 
 REFUSED = 1  # refused or failed, with the reason
 WRONG_USE = 2  # a flag or file the user can mend
+BUG = 3
 
 
 def run(app: typer.Typer) -> None:
     """Run a command line; a `PrimiaError` becomes one line and an exit code, never a traceback.
 
-    Exit codes: 0 done, 1 refused or failed with a reason, 2 wrong use (flags, configuration).
+    Exit codes: 0 done, 1 refused or failed with a reason, 2 wrong use (flags, configuration),
+    3 a bug, whose traceback is printed. A service manager restarts after a bug, not after 1 or 2.
     """
     try:
         app()
@@ -29,6 +32,9 @@ def run(app: typer.Typer) -> None:
         for line in str(error).splitlines():
             err.print(f"[bold red]error:[/] {_plain(line)}", soft_wrap=True)
         sys.exit(WRONG_USE if isinstance(error, ConfigError) else REFUSED)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(BUG)
     except KeyboardInterrupt:
         err.print("stopped")
         sys.exit(130)

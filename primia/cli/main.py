@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from primia.cli import data, demo, plan
+from primia.cli import bundle, data, demo, plan
 from primia.cli.console import run
 
 app = typer.Typer(
@@ -15,6 +15,7 @@ app = typer.Typer(
 )
 app.add_typer(plan.app, name="plan")
 app.add_typer(data.app, name="data")
+app.add_typer(bundle.app, name="bundle")
 app.command("demo")(demo.demo)
 
 
