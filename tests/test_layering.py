@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "outcome": {"config", "learning", "privacy", "report", "study"},
     "logs": set(),
     "bundle": set(),
-    "cli": {"bundle", "config", "settle", "study", "learning", "demo", "imaging"},
+    "cli": {"bundle", "config", "settle", "study", "learning", "demo", "identity", "imaging"},
     "demo": {"imaging", "report"},
 }
 TORCH = {"learning"}

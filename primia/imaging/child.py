@@ -63,8 +63,8 @@ def _reply(answer: Picture | Defect) -> bytes:
     if isinstance(answer, Defect):
         head, body = json.dumps({"defect": answer.name}), b""
     else:
-        facts = {"patient": answer.patient, "issuer": answer.issuer, "inverted": answer.inverted}
-        head, body = json.dumps(facts), answer.pixels.tobytes()
+        head = json.dumps({"patient": answer.patient, "issuer": answer.issuer})
+        body = answer.pixels.tobytes()
     return REPLY.pack(len(head)) + head.encode() + body
 
 

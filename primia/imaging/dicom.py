@@ -162,8 +162,7 @@ def _show(film: Dataset, size: int) -> Picture | Defect:
     if used.size == 0 or used.min() == used.max():
         return Defect.BLANK
     shades = _shades(film, values, used)
-    inverted = _word(film, "PhotometricInterpretation") == "MONOCHROME1"
-    if inverted:
+    if _word(film, "PhotometricInterpretation") == "MONOCHROME1":
         shades = -shades
     shades[padding] = -1
     if not np.isfinite(shades).all():
@@ -172,7 +171,7 @@ def _show(film: Dataset, size: int) -> Picture | Defect:
         return Defect.BLANK
     grey = Image.fromarray(((shades + 1) * 127.5).astype(np.float32))
     patient, issuer = (str(film.get(tag) or "").strip() or None for tag in TAGS[3:5])
-    return Picture(fit_square(grey, size), patient, issuer, inverted)
+    return Picture(fit_square(grey, size), patient, issuer)
 
 
 def _stored(film: Dataset) -> Values | Defect:

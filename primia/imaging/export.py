@@ -79,9 +79,16 @@ WRITERS: dict[str, Writer] = {
 
 
 def contact_sheet(
-    films_by_site: Mapping[str, Films], classes: Sequence[str], *, columns: int = 10
+    films_by_site: Mapping[str, Films],
+    classes: Sequence[str],
+    *,
+    columns: int = 10,
+    mean: bool = False,
 ) -> Image.Image:
-    """The first films of every class and site, one row each, for a look by eye."""
+    """The first films of every class and site, one row each, for a look by eye.
+
+    mean: the mean of the class's films comes first.
+    """
     size = next(iter(films_by_site.values())).size
     edge = max(size, 96)
     rows = [(site, label) for site in films_by_site for label in range(len(classes))]
@@ -90,7 +97,10 @@ def contact_sheet(
     for row, (site, label) in enumerate(rows):
         films = films_by_site[site]
         pen.text((6, row * edge + edge // 2 - 12), f"{site}\n{classes[label]}", fill=220)
-        for column, film in enumerate(_of_class(films, label)[:columns]):
+        shown = list(_of_class(films, label)[:columns])
+        if mean and shown:
+            shown = [np.rint(_of_class(films, label).mean(0)).astype(np.uint8), *shown[:-1]]
+        for column, film in enumerate(shown):
             tile = Image.fromarray(film).resize((edge, edge), Image.Resampling.BICUBIC)
             sheet.paste(tile, (CAPTION + column * edge, row * edge))
     return sheet

@@ -71,7 +71,6 @@ class Picture:
     pixels: Pixels  # (size, size)
     patient: str | None = None  # as the file itself names the patient; never logged
     issuer: str | None = None  # who gave that name
-    inverted: bool = False  # stored as MONOCHROME1
 
 
 def decode(raw: bytes, size: int) -> Picture | Defect:

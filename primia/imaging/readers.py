@@ -16,6 +16,10 @@ from primia.imaging.manifest import Manifest, SiteKey, fingerprints, freeze
 from primia.imaging.split import VALIDATION_KEY, patient_split
 from primia.imaging.tables import NoFilms
 
+FEW = 30  # films, of which no mean can be made
+COARSE = 32  # pixels along an edge are enough to see a chest
+ODD = -0.2  # correlation with the mean film; a negative has about -0.7, a chest film 0.7
+
 
 def load_cohort(
     source: DataSource,
@@ -45,7 +49,7 @@ def load_cohort(
     train, validation = films.select(~held_out), films.select(held_out)
     _need_patients(source, train.patient_count, films, min_patients)
     _need_two_classes(source, train, classes)
-    warnings = [*pool.warnings, *_repeated_films(pool)]
+    warnings = [*pool.warnings, *_repeated_films(pool), *_odd_films(pool)]
     missing = [name for i, name in enumerate(classes) if i not in train.labels]
     if missing:
         warnings.append(f"no training film of class {', '.join(missing)}")
@@ -106,3 +110,21 @@ def _repeated_films(pool: Pool) -> list[str]:
     if not shared:
         return []
     return [f"{shared} films stand under more than one patient; check the patient ids"]
+
+
+def _odd_films(pool: Pool) -> list[str]:
+    """A film that is bright where the others are dark was stored wrongly, or is no chest."""
+    if len(pool.pixels) < FEW:
+        return []
+    step = -(-pool.pixels.shape[1] // COARSE)
+    films = pool.pixels[:, ::step, ::step].reshape(len(pool.pixels), -1).astype(np.float32)
+    films -= films.mean(1, keepdims=True)
+    mean = films.mean(0)
+    norms = np.linalg.norm(films, axis=1) * np.linalg.norm(mean)
+    odd = int((films @ mean < ODD * norms).sum())
+    if not odd:
+        return []
+    return [
+        f"{odd} films look like the reverse of the others (negatives, or no chest films); look at "
+        "them with `primia data sheet`"
+    ]

@@ -142,8 +142,7 @@ class _Child:
         if "defect" in head:
             return _defect(head["defect"])
         pixels = np.frombuffer(self._receive(size * size, deadline), np.uint8)
-        patient, issuer = _text(head, "patient"), _text(head, "issuer")
-        return Picture(pixels.reshape(size, size), patient, issuer, head.get("inverted") is True)
+        return Picture(pixels.reshape(size, size), _text(head, "patient"), _text(head, "issuer"))
 
     def close(self) -> None:
         """End the process."""

@@ -2,9 +2,12 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from primia.cli.console import run
 from primia.cli.data import app
+from primia.identity import keyfile
+from primia.imaging.quarantine import pseudonym
 
 PLAN = """
 study: chest
@@ -67,6 +70,44 @@ def test_the_check_counts_a_truncated_film_in_one_line(site, primia_data, tmp_pa
     assert "quarantined: 1" in out
     assert "line 5 (truncated or damaged)" in out
     assert "00003" not in out
+    key = tmp_path / "keys" / "split.key"
+    keyfile.store(key, b"k" * 32)
+    code, out, _ = primia_data(*words, "--rejects", "--key", key, "--json")
+    (reject,) = json.loads(out)["rejects"]
+    assert reject == {
+        "film": pseudonym("films/00003.png", b"k" * 32),
+        "where": "line 5",
+        "reason": "damaged",
+        "file": str(damaged),
+    }
+    assert "damaged" in primia_data(*words, "--rejects")[1]
+
+
+def test_the_list_of_rejects_comes_even_when_too_many_are_bad(site, primia_data, tmp_path):
+    words = site("csv", "/films.csv")
+    for path in sorted((tmp_path / "films" / "site-1" / "films").iterdir())[:15]:
+        path.write_bytes(b"no film")
+    assert primia_data(*words)[0] == 1
+    code, out, _ = primia_data(*words, "--rejects", "--json")
+    assert code == 0
+    assert len(json.loads(out)["rejects"]) == 15
+
+
+def test_a_sheet_shows_the_mean_and_films_of_each_class_and_is_for_its_owner(
+    site, primia_data, tmp_path
+):
+    _, site_file, *plan = site("folder", "")
+    sheet = tmp_path / "sheet.png"
+    assert primia_data("sheet", site_file, sheet, *plan)[0] == 0
+    assert sheet.stat().st_mode & 0o777 == 0o600
+    with Image.open(sheet) as picture:
+        assert picture.size == (96 + 10 * 96, 3 * 96)
+        row = np.asarray(picture)[:96, 96:]
+    mean, first = row[:, :96].astype(float), row[:, 96:192].astype(float)
+    assert np.corrcoef(mean.ravel(), first.ravel())[0, 1] > 0.7
+    code, _, err = primia_data("sheet", site_file, sheet, *plan)
+    assert code == 1
+    assert "is there already" in err
 
 
 def test_the_check_gives_json_for_scripts(site, primia_data):

@@ -1,3 +1,5 @@
+"""Sources of film files; fault row D07 (a label outside the schema, empty, a decimal)."""
+
 import numpy as np
 import pytest
 from film_files import CLASSES, class_folders, encoded, film, listed_films, real, write_csv

@@ -1,3 +1,5 @@
+"""Fault row D08 (0 patients, 1 patient, one class only), and what a cohort promises."""
+
 import subprocess
 import sys
 
@@ -7,7 +9,7 @@ from film_files import CLASSES, film, listed_films, real, write_csv
 
 from primia.config.site import DataSource
 from primia.errors import DataError
-from primia.imaging import load_cohort
+from primia.imaging import load_cohort, synthesise
 
 SIZE = 28
 
@@ -76,6 +78,28 @@ def test_too_few_patients_or_classes_are_refused_and_the_minimum_is_stated(
         np.savez(path, images=empty, labels=np.zeros(0, int), patient_ids=np.zeros(0, int))
     with pytest.raises(DataError, match=message):
         load(DataSource(kind="npz", path=path), least)
+
+
+@pytest.mark.parametrize("kind", ["csv", "folder"])
+def test_a_source_without_films_is_refused_and_the_minimum_is_stated(tmp_path, kind):
+    path = tmp_path
+    if kind == "csv":
+        path = write_csv(tmp_path / "films.csv", ("file", "label", "patient"), [])
+    with pytest.raises(DataError, match=r"0 patients.*at least 20 patients"):
+        load(DataSource(kind=kind, path=path), 20)
+
+
+def test_negatives_among_the_films_are_reported(tmp_path):
+    films = synthesise(40, size=SIZE, seed=1)
+    pixels = films.pixels.copy()
+    path = tmp_path / "a.npz"
+    for change, expected in ((0, 0), (3, 3)):
+        pixels[:change] = 255 - pixels[:change]
+        np.savez(path, images=pixels, labels=films.labels, patient_ids=films.patients)
+        warnings = load(DataSource(kind="npz", path=path)).warnings
+        found = [w for w in warnings if "reverse of the others" in w]
+        assert len(found) == bool(expected)
+        assert not expected or found[0].startswith(f"{expected} films")
 
 
 def test_one_film_under_two_patients_is_reported(tmp_path):
