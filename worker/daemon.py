@@ -18,6 +18,7 @@ from primia.config.plan import StudyPlan
 from primia.config.site import Compute, SiteConfig, load_site
 from primia.errors import StateError, Unreachable
 from primia.federation.optimiser import pack_weights
+from primia.learning.insecure import refuse_simulation_settings
 from primia.learning.models import build_for, flatten
 from primia.learning.terms import is_distributed
 from primia.privacy.ledger import Ledger
@@ -46,6 +47,7 @@ def run(folder: Path, config_file: Path) -> None:
     Raises what a person has to mend: StateError, IdentityError, ConfigError, DataError, and
     PolicyRefused for a plan that this site does not accept.
     """
+    refuse_simulation_settings()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

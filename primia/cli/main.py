@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from primia.cli import bundle, data, demo, plan
+from primia.cli import bundle, data, demo, plan, simulate
 from primia.cli.console import run
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app.add_typer(plan.app, name="plan")
 app.add_typer(data.app, name="data")
 app.add_typer(bundle.app, name="bundle")
 app.command("demo")(demo.demo)
+app.command("simulate")(simulate.simulate)
 
 
 @app.callback(invoke_without_command=True)

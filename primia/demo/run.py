@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 
 from primia.demo.display import Board, SiteView
+from primia.demo.films import HospitalFilms, divided_films, synthetic_films
 from primia.demo.fleet import Daemon, call, free_port, stop_all
 from primia.demo.plans import (
     GIVEN,
@@ -27,9 +27,6 @@ from primia.demo.plans import (
 )
 from primia.errors import StateError
 
-SYNTHETIC_PATIENTS = 400  # of each site
-SYNTHETIC_SIZE = 48  # pixels
-
 
 @dataclass(frozen=True)
 class Wishes:
@@ -40,16 +37,6 @@ class Wishes:
     private: bool
     data: Path | None
     seed: int
-
-
-@dataclass(frozen=True)
-class Films:
-    """One NPZ for each site, and what the plan has to say of them."""
-
-    paths: list[Path]
-    classes: tuple[str, ...]
-    size: int
-    patients_per_site: int
 
 
 def run(folder: Path, wishes: Wishes, console: Console) -> Path:
@@ -93,35 +80,15 @@ def _recipe(wishes: Wishes) -> Recipe:
     return SYNTHETIC if wishes.data is None else GIVEN
 
 
-def _films(folder: Path, names: list[str], wishes: Wishes, console: Console) -> Films:
-    """Synthetic films, or the given ones dealt out by patient."""
-    from primia.imaging.division import divide_npz
-    from primia.imaging.export import write_site_npz
-    from primia.imaging.synth import CLASSES, synthesise
-
+def _films(folder: Path, names: list[str], wishes: Wishes, console: Console) -> HospitalFilms:
     if wishes.data is None:
         with console.status(f"drawing synthetic films for {len(names)} hospitals"):
-            draw = partial(synthesise, SYNTHETIC_PATIENTS, size=SYNTHETIC_SIZE, seed=wishes.seed)
-            with ProcessPoolExecutor(2) as pool:
-                sites = [pool.submit(draw, site=i) for i in range(len(names))]
-                drawn = {n: s.result() for n, s in zip(names, sites, strict=True)}
-            paths = write_site_npz(drawn, folder, CLASSES)
-        return Films(paths, CLASSES, SYNTHETIC_SIZE, round(0.8 * SYNTHETIC_PATIENTS))
+            return synthetic_films(folder, names, seed=wishes.seed)
     with console.status(f"dividing {wishes.data.name} among {len(names)} hospitals by patient"):
-        divided = divide_npz(wishes.data, names, folder)
-    for warning in divided.warnings:
+        found = divided_films(folder, names, wishes.data)
+    for warning in found.warnings:
         console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
-    return Films(
-        list(divided.paths), divided.classes, divided.input_size, _patients(divided.paths[0])
-    )
-
-
-def _patients(path: Path) -> int:
-    """Roughly the training patients of a site. Only a demonstration may look across sites."""
-    import numpy as np
-
-    with np.load(path, allow_pickle=False) as arrays:
-        return round(0.8 * len(np.unique(arrays["patient_ids"])))
+    return found
 
 
 def _found(folder: Path, names: list[str], port: int) -> dict[str, str]:
@@ -155,7 +122,7 @@ def _coordinator(folder: Path, plan_file: Path, port: int) -> Daemon:
     raise StateError(f"the coordinator did not start:\n{daemon.last_lines()}")
 
 
-def _enrol(folder: Path, codes: dict[str, str], films: Films, *, private: bool) -> None:
+def _enrol(folder: Path, codes: dict[str, str], films: HospitalFilms, *, private: bool) -> None:
     def one(item: tuple[tuple[str, str], Path]) -> None:
         (name, code), path = item
         write_yaml(site_file(path, private=private), folder / f"{name}.yaml")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from primia.errors import PolicyRefused
-from primia.learning.noise import Entropy
+
+if TYPE_CHECKING:
+    from primia.learning.noise import Entropy
 
 SIMULATION_VARIABLE = "PRIMIA_INSECURE_SIMULATION"
 
@@ -43,3 +46,15 @@ def insecure_seeded_entropy(seed: int) -> Entropy:
 
 def _under_pytest() -> bool:
     return "PYTEST_CURRENT_TEST" in os.environ or "pytest" in sys.modules
+
+
+def refuse_simulation_settings() -> None:
+    """Called where real patients' films are: nothing that weakens noise may be switched on there.
+
+    Raises PolicyRefused when the environment allows seeded noise.
+    """
+    if os.environ.get(SIMULATION_VARIABLE) is not None:
+        raise PolicyRefused(
+            f"{SIMULATION_VARIABLE} is set: it allows noise from a fixed seed, which protects "
+            "nobody, and belongs to simulations alone; unset it and start again"
+        )

@@ -27,6 +27,11 @@ from primia.learning.terms import LocalTerms, OnStep
 _PATIENCE = timedelta(minutes=30)  # for the slowest process in one step
 
 
+def use_threads(count: int) -> None:
+    """How many threads torch may use in this process."""
+    torch.set_num_threads(count)
+
+
 def train_on_devices(
     terms: LocalTerms,
     weights: FloatVector,

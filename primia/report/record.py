@@ -113,6 +113,7 @@ class StudyRecord:
     sites: tuple[SiteRecord, ...]
     versions: dict[str, str]
     written_at: float
+    notes: tuple[str, ...] = ()  # what a reader has to know first, a sentence each
     schema: str = SCHEMA
 
     @property
@@ -159,7 +160,8 @@ def _record(raw: dict[str, Any]) -> StudyRecord:
         for m in raw["models"]
     )
     sites = tuple(SiteRecord(**s) for s in raw["sites"])
-    return StudyRecord(**{**raw, "attempts": attempts, "models": models, "sites": sites})
+    whole = {**raw, "attempts": attempts, "models": models, "sites": sites}
+    return StudyRecord(**{**whole, "notes": tuple(raw.get("notes", ()))})
 
 
 def scores_from_dict(raw: dict[str, Any]) -> Scores:

@@ -87,6 +87,8 @@ def summary(record: StudyRecord) -> Text:
     of = f" of {planned}" if planned else ""
     text = Text(f"{view.clean(record.study)}: {view.clean(record.state)}", style="bold")
     text.append(f", {len(record.committed)}{of} rounds committed\n", style="not bold")
+    for note in record.notes:
+        text.append(f"{view.clean(note)}\n", style="bold red")
     if last is None or last.scores is None:
         text.append("AUC: no model has been evaluated yet\n", style="not bold")
     else:

@@ -1,0 +1,1 @@
+"""A whole study in one process: the product's own machines, and no socket."""
