@@ -171,13 +171,14 @@ def rounds(state: State = HERE, json: Json = False) -> None:
 @app.command()
 def why(state: State = HERE, json: Json = False) -> None:
     """What did not go well: site, phase, reason."""
-    from coordinator.show import troubles, troubles_table
+    from coordinator.show import head_troubles, troubles, troubles_table
 
-    record, _ = _record(_open(state))
-    found = troubles(record)
+    book = _open(state)
+    record, _ = _record(book)
+    found = [*troubles(record), *head_troubles(book)]
     if json:
         print_json(found)
-    elif not record.attempts:
+    elif not record.attempts and not found:
         out.print("no round has been opened yet; `primia-coordinator status` says who is away")
     elif not found:
         out.print("[green]nothing[/] went wrong: every site was in every round")

@@ -11,9 +11,11 @@ from pathlib import Path
 import structlog
 
 from coordinator import home
+from coordinator.heads import compare_books
 from coordinator.rounds import RoundDriver, StudyTerms
 from coordinator.service import Service
 from coordinator.state import CoordinatorState, ModelRow, PinnedStudy
+from primia import __version__
 from primia.config import StudyPlan, canonical_bytes, load_plan, plan_digest, plan_from_canonical
 from primia.errors import ConfigError, StateError
 from primia.federation.optimiser import ServerState, pack_state, pack_weights
@@ -46,6 +48,8 @@ def start(folder: Path, plan_file: Path | None, listen: str, *, stay: bool) -> N
     with StateFolder(folder):
         state = CoordinatorState(folder)
         try:
+            state.audit.append("started", version=__version__)
+            compare_books(state)
             blobs = Blobs(folder / "blobs")
             blobs.sweep()
             plan = _plan(folder, state, blobs, plan_file)
@@ -157,3 +161,4 @@ def _serve(
         stop.set()
         server.stop()
         log.info("stopped", state=state.noted("state"))
+        state.audit.append("stopped")

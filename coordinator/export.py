@@ -41,6 +41,7 @@ def write_export(state: CoordinatorState, home: Path, folder: Path) -> list[Path
         raise StateError(
             f"cannot write to {folder}: {err.strerror}; choose another folder"
         ) from err
+    state.audit.append("exported", files=[path.name for path in written])
     return written
 
 

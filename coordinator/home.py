@@ -52,6 +52,7 @@ def initialise(folder: Path, study: str) -> str:
         keyfile.store_key(folder / "identity" / "coordinator.key", key)
         keyfile.store(folder / "identity" / "coordinator.pem", to_pem(certificate))
         state = CoordinatorState(folder)
+        state.audit.append("authority_made", study=study, fingerprint=made.fingerprint)
         state.note("study", study)
         state.close()
     return made.fingerprint

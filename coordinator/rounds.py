@@ -318,6 +318,7 @@ class RoundDriver:
 
     def _finish(self, why: str) -> None:
         log.info("study_over", reason=why)
+        self._state.audit.append("study_finished", reason=why)
         self._state.note("state", "finished")
         self._over = why
         self._changed.notify_all()

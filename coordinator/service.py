@@ -10,12 +10,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from coordinator import home
+from coordinator.heads import HeadKeeper
+from coordinator.refusals import Refusals
 from coordinator.rounds import RoundDriver
 from coordinator.state import CoordinatorState
 from primia.config import plan_from_canonical
 from primia.errors import IdentityError, PeerError, Unreachable
 from primia.identity import authority
 from primia.identity.certificate import Identity, Role, fingerprint, to_pem
+from primia.identity.heads import Countersigned, SignedHeads
 from primia.protocol.messages import Answer
 from primia.storage.blobs import Blobs
 from primia.types import Digest, SiteId, sha256
@@ -46,6 +49,13 @@ class Service:
         self._uploads.mkdir(mode=0o700, exist_ok=True)
         self._sweep(attempt=None)
         self._complete: set[Path] = set()
+        self._refusals = Refusals(state.audit)
+        self._heads = HeadKeeper(
+            state,
+            driver.terms.plan,
+            lambda: home.coordinator_identity(folder),
+            lambda: home.authority_certificate(folder),
+        )
 
     def authorise(self, identity: Identity, certificate: x509.Certificate) -> None:
         """Roster and struck sites are looked up at every call, on open channels too."""
@@ -53,6 +63,10 @@ class Service:
             self._state.check_site(SiteId(identity.name), fingerprint(certificate))
         elif identity.role is not Role.ENROL:
             raise IdentityError(f"{identity} is not a site of this study")
+
+    def refused(self, caller: str, reason: str) -> None:
+        """Keep a trace of who was refused and why."""
+        self._refusals.note(caller, reason)
 
     def enrol(self, identity: Identity, certificate: x509.Certificate, csr: bytes) -> Enrolment:
         """Use up an invitation; the site's name comes from the invitation, not from the caller."""
@@ -66,6 +80,20 @@ class Service:
 
         pem = self._state.redeem(fingerprint(certificate), _request_key(csr), issue)
         return Enrolment(certificate=pem, authority=to_pem(made.certificate))
+
+    def last_heads(self, identity: Identity, seen: Countersigned | None) -> SignedHeads | None:
+        """What is held of this site's books."""
+        return self._heads.last(SiteId(identity.name), seen)
+
+    def countersign(
+        self,
+        identity: Identity,
+        certificate: x509.Certificate,
+        heads: SignedHeads,
+        seen: Countersigned | None,
+    ) -> Countersigned:
+        """Keep newer heads of this site and countersign them."""
+        return self._heads.countersign(SiteId(identity.name), certificate, heads, seen)
 
     def study(self, identity: Identity) -> StudyBundle:  # noqa: ARG002  (the same for every site)
         """The signed plan and the certificates of its roster."""

@@ -74,6 +74,7 @@ def status_json(state: CoordinatorState) -> dict[str, Any]:
         "state": record.state,
         "daemon_running": is_running(state.folder),
         "away": missing_sites(state, record),
+        "rolled_back": head_troubles(state),
         "study": record.study,
         "plan": record.plan_digest,
         "rounds": record.plan["rounds"],
@@ -121,6 +122,15 @@ def status_panel(state: CoordinatorState) -> RenderableType:
     parts: list[RenderableType] = [summary(record), line, quality_of_sites(record)]
     if record.state != "finished" and not is_running(state.folder):
         parts.append(Text("no coordinator is running; resume: primia-coordinator start"))
+    parts.extend(
+        Text(
+            f"put back to an older copy: {found['phase']}"
+            f"{' ' + found['site'] if found['site'] else ''} ({found['reason']}); "
+            "ask primia-coordinator why",
+            style="bold red",
+        )
+        for found in head_troubles(state)
+    )
     return Group(*parts)
 
 
@@ -216,6 +226,25 @@ def troubles(record: StudyRecord) -> list[dict[str, Any]]:
     return found
 
 
+def head_troubles(state: CoordinatorState) -> list[dict[str, Any]]:
+    """Ledgers and audit logs that went back, with what to do next; for `why` and `status`."""
+    return [
+        {
+            "round": None,
+            "attempt": found.attempt,
+            "site": found.site,
+            "phase": f"books of the {found.whose}",
+            "reason": found.reason,
+            "next": "ask its operator to stop the worker and restore the newest copy of its whole "
+            "folder, and whether two workers run on copies of it"
+            if found.whose == "site"
+            else "this coordinator's folder was restored from an older copy: rounds since then "
+            "may be repeated; tell the hospitals, who see it in their audit logs",
+        }
+        for found in state.head_troubles()
+    ]
+
+
 def _next_attempt(reason: str) -> str:
     if reason.startswith(DISCARDED):
         return "nothing was applied; if it comes back, ask each hospital to check its worker"
@@ -241,7 +270,7 @@ def troubles_table(found: list[dict[str, Any]]) -> Table:
         table.add_column(column, overflow="fold")
     for item in found:
         table.add_row(
-            str(item["round"]),
+            "-" if item["round"] is None else str(item["round"]),
             str(item["attempt"]),
             Text(item["site"] or "-"),
             Text(item["phase"]),

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from primia.errors import IdentityError, StateError
+from primia.identity.heads import Countersigned, SignedHeads
 from primia.protocol.messages import Outcome, RoundId, RoundKind
 from primia.report.record import Absence
+from primia.storage.audit_log import FILE, AuditLog
 from primia.storage.book import Book
 from primia.storage.disk import DISK, Disk
 from primia.types import Digest, SiteId
@@ -61,6 +63,17 @@ _MIGRATIONS = [
     ALTER TABLE attempts ADD COLUMN votes INTEGER;
     ALTER TABLE attempts ADD COLUMN returned_to INTEGER;
     """,
+    # audit_from: attempts of before there was an audit log.
+    """
+    CREATE TABLE heads (
+        site TEXT PRIMARY KEY, heads TEXT NOT NULL, answer TEXT NOT NULL, times INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE head_troubles (
+        site TEXT NOT NULL, whose TEXT NOT NULL, attempt INTEGER NOT NULL, reason TEXT NOT NULL,
+        found_at REAL NOT NULL, PRIMARY KEY (site, whose)
+    ) STRICT;
+    INSERT INTO meta SELECT 'audit_from', coalesce(max(attempt), 0) FROM attempts;
+    """,
 ]
 
 RESTARTED = "the coordinator was restarted"
@@ -90,6 +103,16 @@ class Site:
     enrolled_at: float
     struck_at: float | None
     last_seen: float | None
+
+
+@dataclass(frozen=True)
+class HeadTrouble:
+    """Books that went back. site: who showed it, None for ourselves; whose: site | coordinator."""
+
+    site: SiteId | None
+    whose: str
+    attempt: int
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -169,6 +192,7 @@ class CoordinatorState(Book):
             )
         super().__init__(folder / "coordinator.db", _MIGRATIONS, clock, disk)
         self.folder = folder
+        self.audit = AuditLog(folder / FILE, clock, disk)
 
     # --- the plan ----------------------------------------------------------------------------
 
@@ -186,6 +210,7 @@ class CoordinatorState(Book):
                 )
             return
         with self._db.transaction() as db:
+            self.audit.append("plan_pinned", plan=study.digest)
             db.execute(
                 "INSERT INTO study VALUES (1, ?, ?, ?, ?, ?)",
                 (study.plan, study.signature, study.digest, study.parameters, self._clock()),
@@ -206,6 +231,9 @@ class CoordinatorState(Book):
         """Keep the public half of an invitation; an earlier unused one for the site is void."""
         with self._db.transaction() as db:
             db.execute("DELETE FROM invitations WHERE site = ? AND issued IS NULL", (site,))
+            self.audit.append(
+                "site_invited", site=site, fingerprint=fingerprint, expires=int(expires)
+            )
             db.execute(
                 "INSERT INTO invitations VALUES (?, ?, ?, ?, NULL, NULL)",
                 (fingerprint, site, pem, expires),
@@ -246,6 +274,7 @@ class CoordinatorState(Book):
                 )
             site = SiteId(row["site"])
             pem, site_fingerprint = issue(site)
+            self.audit.append("site_enrolled", site=site, certificate=site_fingerprint)
             db.execute(
                 "UPDATE invitations SET request_key = ?, issued = ? WHERE fingerprint = ?",
                 (request_key, pem, fingerprint),
@@ -281,6 +310,7 @@ class CoordinatorState(Book):
             )
             if done.rowcount == 0 and void.rowcount == 0:
                 raise StateError(f"{site} is not on the roster, or was struck before")
+            self.audit.append("site_struck", site=site)
 
     def check_site(self, site: SiteId, fingerprint: str) -> None:
         """Raise IdentityError unless this very certificate stands on the roster; note the visit."""
@@ -300,6 +330,54 @@ class CoordinatorState(Book):
             if row["last_seen"] is None or now - row["last_seen"] > 5.0:
                 db.execute("UPDATE sites SET last_seen = ? WHERE site = ?", (now, site))
 
+    # --- heads -------------------------------------------------------------------------------
+
+    def kept_heads(self, site: SiteId) -> tuple[SignedHeads, Countersigned, int] | None:
+        """A site's newest heads, our answer, and how many there were in the same attempt."""
+        with self._db.transaction() as db:
+            row = db.execute("SELECT * FROM heads WHERE site = ?", (site,)).fetchone()
+        if row is None:
+            return None
+        heads = SignedHeads.from_json(row["heads"])
+        return heads, Countersigned.from_json(row["answer"]), row["times"]
+
+    def keep_heads(self, heads: SignedHeads, answer: Countersigned, times: int) -> None:
+        """Hold on to a site's heads, in place of older ones."""
+        with self._db.transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO heads VALUES (?, ?, ?, ?)",
+                (heads.heads.site, heads.to_json(), answer.to_json(), times),
+            )
+
+    def add_head_trouble(self, found: HeadTrouble) -> bool:
+        """Keep the newest trouble of its kind; False when it was known in this attempt already."""
+        site = found.site or ""
+        with self._db.transaction() as db:
+            known = db.execute(
+                "SELECT 1 FROM head_troubles WHERE site = ? AND whose = ? AND attempt = ?",
+                (site, found.whose, found.attempt),
+            ).fetchone()
+            db.execute(
+                "INSERT OR REPLACE INTO head_troubles VALUES (?, ?, ?, ?, ?)",
+                (site, found.whose, found.attempt, found.reason, self._clock()),
+            )
+        return known is None
+
+    def head_troubles(self) -> list[HeadTrouble]:
+        """What went back, as found so far."""
+        with self._db.transaction() as db:
+            rows = db.execute("SELECT * FROM head_troubles ORDER BY found_at").fetchall()
+        return [
+            HeadTrouble(SiteId(r["site"]) or None, r["whose"], r["attempt"], r["reason"])
+            for r in rows
+        ]
+
+    def newest_attempt(self) -> int:
+        """The highest attempt that was opened; 0 for none."""
+        with self._db.transaction() as db:
+            row = db.execute("SELECT max(attempt) AS top FROM attempts").fetchone()
+        return int(row["top"] or 0)
+
     # --- rounds ------------------------------------------------------------------------------
 
     def open_attempt(self, plan: Digest, number: int, kind: RoundKind, model: Digest) -> RoundId:
@@ -310,7 +388,10 @@ class CoordinatorState(Book):
                 "VALUES (?, ?, ?, ?, 'training', '[]')",
                 (number, kind.value, model, self._clock()),
             )
-        assert cursor.lastrowid is not None
+            assert cursor.lastrowid is not None
+            self.audit.append(
+                "round_opened", round=number, attempt=cursor.lastrowid, kind=kind.value, model=model
+            )
         return RoundId(plan, number, cursor.lastrowid, kind, model)
 
     def set_phase(
@@ -364,6 +445,7 @@ class CoordinatorState(Book):
         verdict: Verdict | None,
         model: ModelRow | None,
     ) -> None:
+        sites = list(sites)
         with self._db.transaction() as db:
             done = db.execute(
                 "UPDATE attempts SET outcome = ?, reason = ?, update_norm = ?, closed_at = ?, "
@@ -375,6 +457,7 @@ class CoordinatorState(Book):
             )  # fmt: skip
             if done.rowcount != 1:
                 raise StateError(f"attempt {attempt} is closed already; an outcome is final")
+            self._record_end(db, attempt, outcome, reason, sites, model)
             db.executemany(
                 "INSERT INTO participation VALUES (?, ?, ?, ?, ?, ?)",
                 [(attempt, p.site, p.charged, p.contributed, p.phase, p.reason) for p in sites],
@@ -390,6 +473,28 @@ class CoordinatorState(Book):
                 )
             if model is not None:
                 self._insert_model(db, model)
+
+    def _record_end(
+        self,
+        db: Any,
+        attempt: int,
+        outcome: Outcome,
+        reason: str,
+        sites: Iterable[Participation],
+        model: ModelRow | None,
+    ) -> None:
+        """The end of an attempt on the audit log, before the row that makes it count."""
+        row = db.execute("SELECT number FROM attempts WHERE attempt = ?", (attempt,)).fetchone()
+        if outcome is Outcome.ABORTED:
+            self.audit.append("round_aborted", round=row["number"], attempt=attempt, reason=reason)
+        else:
+            self.audit.append(
+                "round_committed",
+                round=row["number"],
+                attempt=attempt,
+                sites=[p.site for p in sites if p.contributed],
+                model=None if model is None else model.digest,
+            )
 
     def _insert_model(self, db: Any, model: ModelRow) -> None:
         db.execute(

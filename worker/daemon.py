@@ -14,6 +14,7 @@ from typing import TypeVar
 import structlog
 import torch
 
+from primia import __version__
 from primia.config.plan import StudyPlan
 from primia.config.site import Compute, SiteConfig, load_site
 from primia.errors import StateError, Unreachable
@@ -57,6 +58,7 @@ def run(folder: Path, config_file: Path) -> None:
         try:
             with Ledger(folder / "ledger.db") as ledger:
                 check_books(ledger, state)
+                state.audit.append("started", version=__version__)
                 link = FederationClient(identity.address, identity.tls())
                 hanging_up = threading.Thread(target=_hang_up, args=(stop, link), daemon=True)
                 hanging_up.start()
@@ -68,6 +70,7 @@ def run(folder: Path, config_file: Path) -> None:
                 finally:
                     stop.set()
                     hanging_up.join()
+                    state.audit.append("stopped")
         finally:
             state.close()
     log.info("stopped")

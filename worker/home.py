@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from primia.errors import ConfigError, IdentityError, StateError
 from primia.identity import keyfile
 from primia.identity.certificate import Role, check_issued, check_key, fingerprint, from_pem, to_pem
+from primia.identity.enrolment import Enrolled
 from primia.identity.invitation import Invitation, read_code
 from primia.privacy.ledger import Ledger
 from primia.storage.folder import StateFolder
@@ -79,7 +80,7 @@ def enrol(folder: Path, code: str, expected: str | None) -> tuple[SiteIdentity, 
             keyfile.store_key(key_path, keyfile.new_key())
         key = keyfile.load_key(key_path)
         enrolled = ask(invitation, key)
-        _start_books(folder, invitation)
+        _start_books(folder, invitation, enrolled)
         keyfile.store(identity / "authority.pem", to_pem(enrolled.authority))
         keyfile.store(identity / "site.pem", to_pem(enrolled.certificate))
     return load(folder), fingerprint(enrolled.authority)
@@ -104,11 +105,17 @@ def read_code_file(file: Path, wait_s: float) -> str:
         raise ConfigError(f"{file} holds no invitation code; give the file that was sent") from err
 
 
-def _start_books(folder: Path, invitation: Invitation) -> None:
+def _start_books(folder: Path, invitation: Invitation, enrolled: Enrolled) -> None:
     """The empty ledger, the split key, the address; the certificate comes last and seals it."""
     state = WorkerState(folder)
     state.note("address", invitation.address)
     state.note("site", invitation.site)
+    state.audit.append(
+        "enrolled",
+        site=invitation.site,
+        certificate=fingerprint(enrolled.certificate),
+        authority=fingerprint(enrolled.authority),
+    )
     state.close()
     Ledger(folder / "ledger.db", create=True).close()
     if not (folder / "split.key").exists():

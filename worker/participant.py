@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 
 import structlog
 
+from primia.config.plan import plan_digest
 from primia.errors import (
     BudgetExhausted,
     DataError,
@@ -54,6 +55,7 @@ from primia.types import Digest
 from primia.wire.handler import Attendance, StudyBundle, UploadKey
 from primia.wire.labels import ROUND_LABEL
 from worker.approval import NotApproved
+from worker.heads import Heads, HeadsLink
 from worker.home import SiteIdentity
 from worker.state import StoredUpdate
 from worker.study import Peers
@@ -91,7 +93,7 @@ class Gate(Protocol):
         """Raise PolicyRefused unless it may."""
 
 
-class Link(Protocol):
+class Link(HeadsLink, Protocol):
     """A site's calls to the coordinator; the daemon's are `primia.wire.client.FederationClient`.
 
     Every call raises Unreachable, or what the coordinator answered.
@@ -163,6 +165,9 @@ class Participant:
         self._entropy = entropy
         self._jitter = jitter
         self._gate = gate
+        self._heads = Heads(identity, plan_digest(work.plan), work.state, work.ledger, link)
+        self._last_attempt = 0  # that we heard of
+        self._to_countersign = True
         self._round: SiteRound | None = None
         self._update: StoredUpdate | None = None
         self._session = b""
@@ -174,13 +179,20 @@ class Participant:
         Raises IdentityError when the coordinator refuses this site, StateError for our own disk.
         """
         after, pause = 0, Pause(self._jitter)
+        try:
+            self._retrying(self._heads.check)  # before anything is trained
+        except Stopped:
+            return True
         while not self._stop.is_set():
             if not self._bound and not self._gate.is_open:
                 return False
             try:
+                self._countersign()
                 news = self._link.attend(after)
                 pause.reset()
                 if news.study_over is not None:
+                    self._to_countersign = True  # the last attempt's end may not have been told
+                    self._countersign()
                     log.info("study_over", reason=news.study_over)
                     return True
                 if news.instruction is not None:
@@ -202,8 +214,14 @@ class Participant:
         machine = self._round
         return machine is not None and machine.phase in (SitePhase.UPLOADED, SitePhase.SIGNED)
 
+    def _countersign(self) -> None:
+        """Hand our heads over when an attempt has ended; when that fails, after the next call."""
+        if self._to_countersign:
+            self._to_countersign = not self._heads.exchange(self._last_attempt)
+
     def _obey(self, instruction: Instruction) -> None:
         """Carry out one instruction; what this site refuses becomes a Declined, and a log line."""
+        self._last_attempt = instruction.round.attempt
         if isinstance(instruction, Closed):
             self._close(instruction)
             return
@@ -266,11 +284,27 @@ class Participant:
                     self._retrying(partial(self._link.answer, answer))
                 case Upload(masked):
                     key = UploadKey(machine.round, self._session)
+                    self._note_leaving(machine.round)
                     packed = pack(masked, self._work.contribution.layout)
                     self._retrying(partial(self._link.upload, key, packed))
                     log.info("update_sent", round=machine.round.number)
                 case Forget():
                     self._round = None
+
+    def _note_leaving(self, round_id: RoundId) -> None:
+        assert self._update is not None
+        self._state.audit.append(
+            "update_sent",
+            round=round_id.number,
+            attempt=round_id.attempt,
+            update=self._update.digest,
+        )
+
+    def _note_left(self, round_id: RoundId, err: PrimiaError) -> None:
+        """What we left for, as the coordinator may hear it: the log may be handed on."""
+        self._state.audit.append(
+            "round_left", round=round_id.number, attempt=round_id.attempt, reason=_outward(err)
+        )
 
     def _train(self, machine: SiteRound, round_id: RoundId) -> list[Command]:
         """Local work; a refusal by data or budget is answered, not fatal."""
@@ -279,6 +313,7 @@ class Participant:
             vector, self._update = self._work.prepare(round_id, self._fetch, self._on_step)
         except (PolicyRefused, DataError, PeerError) as err:
             log.error("cannot_take_part", round=round_id.number, reason=str(err))
+            self._note_left(round_id, err)
             return machine.handle(CannotTakePart(_outward(err)))
         return machine.handle(UpdateReady(vector))
 
@@ -302,6 +337,7 @@ class Participant:
 
     def _refuse(self, round_id: RoundId, err: PrimiaError) -> None:
         log.error("round_left", round=round_id.number, attempt=round_id.attempt, reason=str(err))
+        self._note_left(round_id, err)
         update = self._update
         if isinstance(err, PromisedElsewhere) and round_id.kind is RoundKind.RETRAIN:
             # The sites it was promised to did not come back, and it may join no other sum; the
@@ -317,6 +353,7 @@ class Participant:
     def _close(self, closed: Closed) -> None:
         if self._round is not None and self._round.round == closed.round:
             self._carry_out(self._round, self._round.handle(closed))
+        self._to_countersign = True
         log.info(
             "round_closed",
             round=closed.round.number,

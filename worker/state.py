@@ -11,10 +11,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from primia.errors import IdentityError, PolicyRefused
+from primia.errors import IdentityError, PolicyRefused, StateError
+from primia.identity.heads import Countersigned
 from primia.protocol.messages import RoundId, RoundKind
 from primia.protocol.site_events import KeysMade, Record, SharesRevealed, SurvivorsSigned
+from primia.storage.audit_log import EMPTY, FILE, AuditLog, Head
 from primia.storage.book import Book
 from primia.storage.disk import DISK, Disk
 from primia.types import Digest, SiteId
@@ -50,7 +53,20 @@ _MIGRATIONS = [
         made_at REAL NOT NULL
     ) STRICT;
     """,
+    # Promises of before there was an audit log.
+    """
+    INSERT INTO meta SELECT 'audit_from', coalesce(max(attempt), 0) FROM promises
+    WHERE kind = 'KeysMade';
+    """,
 ]
+
+
+PROMISE_EVENTS = {
+    "KeysMade": "keys_made",
+    "SurvivorsSigned": "survivors_signed",
+    "SharesRevealed": "shares_revealed",
+}
+"""What the audit log calls each kind of promise."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +112,15 @@ class WorkerState(Book):
         self, folder: Path, clock: Callable[[], float] = time.time, disk: Disk = DISK
     ) -> None:
         super().__init__(folder / "worker.db", _MIGRATIONS, clock, disk)
+        self.audit = AuditLog(folder / FILE, clock, disk)
 
     def pin_plan(self, digest: Digest) -> None:
         """Hold on to the plan that was approved. Raises PolicyRefused for any other one, once this
         site has worked for it: two plans could ask for the counts of one model over other sites.
         """
         self.check_plan(digest)
+        if self.noted("plan") != digest:
+            self.audit.append("plan_pinned", plan=digest)
         self.note("plan", digest)
 
     def check_plan(self, digest: Digest) -> None:
@@ -133,6 +152,12 @@ class WorkerState(Book):
     ) -> None:
         """Record an approval, or a refusal of everything approved before."""
         with self._db.transaction() as db:
+            if approved:
+                self.audit.append(
+                    "plan_approved", plan=plan, cohort=cohort, policy=policy, name=name, role=role
+                )
+            else:
+                self.audit.append("plan_refused", name=name, role=role, reason=reason)
             db.execute(
                 "INSERT INTO decisions (approved, plan, cohort, policy, films, patients, name, "
                 "role, account, reason, made_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -157,6 +182,7 @@ class WorkerState(Book):
         with self._db.transaction() as db:
             row = db.execute("SELECT fingerprint FROM peers WHERE site = ?", (site,)).fetchone()
             if row is None:
+                self.audit.append("peer_pinned", site=site, certificate=fingerprint)
                 db.execute("INSERT INTO peers VALUES (?, ?, ?)", (site, fingerprint, self._clock()))
             elif row["fingerprint"] != fingerprint:
                 raise IdentityError(
@@ -174,7 +200,10 @@ class WorkerState(Book):
     def forget_peer(self, site: SiteId) -> bool:
         """Drop a pin, because a person has checked the new certificate; False if there is none."""
         with self._db.transaction() as db:
-            return db.execute("DELETE FROM peers WHERE site = ?", (site,)).rowcount == 1
+            known = db.execute("DELETE FROM peers WHERE site = ?", (site,)).rowcount == 1
+            if known:
+                self.audit.append("peer_forgotten", site=site)
+        return known
 
     def add_update(self, round_id: RoundId, digest: Digest) -> StoredUpdate:
         """Record an encoded contribution whose blob is durable."""
@@ -278,6 +307,14 @@ class WorkerState(Book):
             ).fetchone()
         return int(row["top"] or 0)
 
+    def promised(self, attempt: int, kind: str) -> bool:
+        """Whether a promise of this kind (`KeysMade`, …) is on record for the attempt."""
+        with self._db.transaction() as db:
+            row = db.execute(
+                "SELECT 1 FROM promises WHERE attempt = ? AND kind = ?", (attempt, kind)
+            ).fetchone()
+        return row is not None
+
     def remember(self, record: Record, update: StoredUpdate | None) -> None:
         """Make a promise durable; the same one again is harmless, another one is refused.
 
@@ -307,6 +344,56 @@ class WorkerState(Book):
                     "UPDATE updates SET signed = ? WHERE id = ?",
                     (json.dumps(list(record.survivors)), update.id),
                 )
+        self._audit_promise(kind, record.round.attempt, content)
+
+    def _audit_promise(self, kind: str, attempt: int, content: str) -> None:
+        """A promise on the audit log: the row binds this site already, nothing was sent yet."""
+        found = json.loads(content)
+        event = PROMISE_EVENTS[kind]
+        fields = {name: found[name] for name in ("survivors", "lost") if name in found}
+        self.audit.append(event, round=found["number"], attempt=attempt, **fields)
+
+    def keep_countersigned(self, answer: Countersigned) -> None:
+        """Hold on to the coordinator's newest word for our heads."""
+        self.note("countersigned", answer.to_json())
+
+    def countersigned(self) -> Countersigned | None:
+        """What `keep_countersigned` kept."""
+        text = self.noted("countersigned")
+        return None if text is None else Countersigned.from_json(text)
+
+    def check_audit(self) -> None:
+        """Database and audit log must be of one age; the newest promise is logged if a crash came
+        between the two. Raises StateError."""
+        seen = self.countersigned()
+        self.audit.verify(
+            EMPTY if seen is None else Head(seen.heads.audit.count, seen.heads.audit.digest)
+        )
+        since = int(self.noted("audit_from") or 0)
+        with self._db.transaction() as db:
+            rows = db.execute(
+                "SELECT attempt, kind, content FROM promises WHERE attempt > ? "
+                "ORDER BY id DESC LIMIT 2",
+                (since,),
+            ).fetchall()
+        for kind, event in PROMISE_EVENTS.items():
+            line = self.audit.last(event)
+            if line is not None and not self.promised(line.fields["attempt"], kind):
+                raise StateError(
+                    f"worker.db is older than the audit log beside it (it has forgotten {event} of "
+                    f"attempt {line.fields['attempt']}); restore the newest copy of both"
+                )
+        if rows[1:] and not self._is_logged(rows[1]):
+            raise StateError(
+                f"{self.audit.path}: the audit log is older than worker.db beside it (attempt "
+                f"{rows[1]['attempt']} is missing); restore the newest copy of both"
+            )
+        if rows and not self._is_logged(rows[0]):
+            self._audit_promise(rows[0]["kind"], rows[0]["attempt"], rows[0]["content"])
+
+    def _is_logged(self, promise: Any) -> bool:
+        line = self.audit.last(PROMISE_EVENTS[promise["kind"]])
+        return line is not None and bool(line.fields["attempt"] >= promise["attempt"])
 
 
 def _content(record: Record) -> dict[str, object]:

@@ -50,8 +50,12 @@ def checked_plan(
         raise IdentityError(f"the plan is for the study {plan.study!r}, the coordinator is {who}")
     if settle(plan) != plan:
         raise PolicyRefused("the plan leaves its noise open; the coordinator must settle it first")
-    spent = check_plan(plan, caps, identity.site)
-    state.check_plan(plan_digest(plan))
+    try:
+        spent = check_plan(plan, caps, identity.site)
+        state.check_plan(plan_digest(plan))
+    except PolicyRefused as err:
+        state.audit.append("plan_declined", reason=str(err))
+        raise
     log.info(
         "plan_fits",
         study=plan.study,

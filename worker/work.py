@@ -101,7 +101,7 @@ def check_round(round_id: RoundId, plan: StudyPlan) -> None:
 
 
 def check_books(ledger: Ledger, state: WorkerState) -> None:
-    """Ledger and database must be of one age, or nothing starts: each guards the other.
+    """Ledger, database and audit log must be of one age, or nothing starts: each guards another.
 
     An older ledger would forget what was charged, an older database what was promised.
     Raises StateError.
@@ -112,6 +112,7 @@ def check_books(ledger: Ledger, state: WorkerState) -> None:
         raise StateError(
             "worker.db is older than the privacy ledger beside it; restore both from one backup"
         )
+    state.check_audit()
 
 
 class Learning(Protocol):
@@ -204,6 +205,15 @@ class LocalWork:
             cap_delta=self.caps.max_delta,
             time=self.now().isoformat(timespec="seconds"),
         )
+        last = self.state.audit.last("charged")
+        if last is None or last.fields["update"] != update.digest:  # a repeat is no new charge
+            self.state.audit.append(
+                "charged",
+                round=round_id.number,
+                attempt=round_id.attempt,
+                ledger=row.number,
+                update=update.digest,
+            )
         # Kept outside the ledger: a ledger put back to an older copy is found at the next start.
         head = self.ledger.head()
         self.state.note("ledger_head", f"{head.rows}:{head.digest}")

@@ -6,8 +6,11 @@ forgets what was not synced.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -24,11 +27,21 @@ class Disk(Protocol):
     def names(self, folder: Path) -> list[str]:
         """What a folder holds, sorted."""
 
-    def read(self, path: Path) -> bytes:
-        """A file, whole."""
+    def read(self, path: Path, offset: int = 0) -> bytes:
+        """A file from `offset` to its end; nothing where it is shorter."""
 
     def write(self, path: Path, data: bytes | bytearray | memoryview) -> None:
         """Make a new file, mode 0600. On return its bytes are durable, its name is not yet."""
+
+    def append(self, path: Path, data: bytes) -> None:
+        """Add to a file's end, made with mode 0600 if missing. On return its bytes are durable, a
+        new name is not yet; after an error or a crash any part of `data` may be there."""
+
+    def truncate(self, path: Path, size: int) -> None:
+        """Cut a file off at `size` bytes; durable with the next `append`."""
+
+    def locked(self, folder: Path) -> AbstractContextManager[None]:
+        """Held by one process (and one holder in it) at a time, and let go when it dies."""
 
     def rename(self, old: Path, new: Path) -> None:
         """Give a file another name, in place of what had it; durable after `sync_folder`."""
@@ -56,8 +69,10 @@ class LocalDisk:
     def names(self, folder: Path) -> list[str]:
         return sorted(os.listdir(folder))
 
-    def read(self, path: Path) -> bytes:
-        return path.read_bytes()
+    def read(self, path: Path, offset: int = 0) -> bytes:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read()
 
     def write(self, path: Path, data: bytes | bytearray | memoryview) -> None:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -65,6 +80,25 @@ class LocalDisk:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+
+    def append(self, path: Path, data: bytes) -> None:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with os.fdopen(handle, "ab") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def truncate(self, path: Path, size: int) -> None:
+        os.truncate(path, size)
+
+    @contextmanager
+    def locked(self, folder: Path) -> Iterator[None]:
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
 
     def rename(self, old: Path, new: Path) -> None:
         old.rename(new)

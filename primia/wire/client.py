@@ -18,11 +18,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from primia.errors import PeerError, PrimiaError, Unreachable
 from primia.identity.certificate import to_pem
 from primia.identity.enrolment import Enrolled, check_reply, make_request
+from primia.identity.heads import Countersigned, SignedHeads
 from primia.identity.invitation import Invitation
 from primia.identity.keyfile import key_to_pem
 from primia.protocol.messages import Answer
 from primia.types import Digest
-from primia.wire import convert
+from primia.wire import convert, convert_heads
 from primia.wire.channel import CHUNK, MAX_MESSAGE, ClientTls, connect
 from primia.wire.diagnosis import diagnose, served_certificate
 from primia.wire.errors_table import error_of, was_named
@@ -86,6 +87,19 @@ class FederationClient:
             coordinator=reply.coordinator,
             sites=tuple(reply.sites),
         )
+
+    def last_heads(self, seen: Countersigned | None) -> SignedHeads | None:
+        """What the coordinator holds of our books; nothing of it is checked here."""
+        request = pb.LastHeadsRequest(last=_countersigned_or_none(seen))
+        reply = self._call(self._stub.LastHeads, request)
+        return convert_heads.signed_from_pb(reply.heads) if reply.HasField("heads") else None
+
+    def countersign(self, heads: SignedHeads, seen: Countersigned | None) -> Countersigned:
+        """Hand our heads over. Raises PeerError when they are not newer than what is held."""
+        request = pb.CountersignRequest(
+            heads=convert_heads.signed_to_pb(heads), last=_countersigned_or_none(seen)
+        )
+        return convert_heads.countersigned_from_pb(self._call(self._stub.Countersign, request))
 
     def attend(self, after: int) -> Attendance:
         """Wait up to about 20 s for something newer than serial `after`; it may be nothing."""
@@ -283,6 +297,10 @@ def enrol(
         served_by=served_by,
         now=now(),
     )
+
+
+def _countersigned_or_none(seen: Countersigned | None) -> pb.Countersigned | None:
+    return None if seen is None else convert_heads.countersigned_to_pb(seen)
 
 
 def _frames(

@@ -9,6 +9,7 @@ from typing import Protocol
 from cryptography import x509
 
 from primia.identity.certificate import Identity
+from primia.identity.heads import Countersigned, SignedHeads
 from primia.protocol.messages import Answer, Instruction, RoundId
 from primia.types import Digest
 
@@ -88,8 +89,23 @@ class FederationHandler(Protocol):
         the first reply may have been lost.
         """
 
+    def refused(self, caller: str, reason: str) -> None:
+        """A call was refused, by its certificate or by `authorise`; `caller` is only a claim."""
+
     def enrol(self, identity: Identity, certificate: x509.Certificate, csr: bytes) -> Enrolment:
         """Use up the invitation. The same request again: the same reply. Another: IdentityError."""
+
+    def last_heads(self, identity: Identity, seen: Countersigned | None) -> SignedHeads | None:
+        """What is held of this site's books; `seen` is the newest countersignature it holds."""
+
+    def countersign(
+        self,
+        identity: Identity,
+        certificate: x509.Certificate,
+        heads: SignedHeads,
+        seen: Countersigned | None,
+    ) -> Countersigned:
+        """Keep newer heads of this site and countersign them; PeerError when they go back."""
 
     def study(self, identity: Identity) -> StudyBundle:
         """The plan and the certificates of the roster."""

@@ -21,7 +21,8 @@ from primia.identity.certificate import (
     from_pem,
     identity_of,
 )
-from primia.wire import convert
+from primia.identity.heads import Countersigned
+from primia.wire import convert, convert_heads
 from primia.wire.channel import CHUNK
 from primia.wire.errors_table import NAME_KEY, status_of
 from primia.wire.handler import POLL_S, FederationHandler, UploadKey
@@ -133,6 +134,7 @@ class FederationServicer(federation_pb2_grpc.FederationServicer):
                     log.warning(
                         "call_refused", peer=context.peer(), reason=str(err), left_out=left_out
                     )
+                self._handler.refused(_claimed(context), str(err))
                 raise
             yield identity, certificate
 
@@ -162,6 +164,17 @@ class FederationServicer(federation_pb2_grpc.FederationServicer):
             coordinator=study.coordinator,
             sites=study.sites,
         )
+
+    @_only(Role.SITE)
+    def LastHeads(self, caller: Caller, request: pb.LastHeadsRequest) -> pb.LastHeadsReply:  # noqa: N802
+        held = self._handler.last_heads(caller[0], _seen(request))
+        return pb.LastHeadsReply(heads=None if held is None else convert_heads.signed_to_pb(held))
+
+    @_only(Role.SITE)
+    def Countersign(self, caller: Caller, request: pb.CountersignRequest) -> pb.Countersigned:  # noqa: N802
+        heads = convert_heads.signed_from_pb(request.heads)
+        found = self._handler.countersign(*caller, heads, _seen(request))
+        return convert_heads.countersigned_to_pb(found)
 
     @_only(Role.SITE)
     def Attend(self, caller: Caller, request: pb.AttendRequest) -> pb.AttendReply:  # noqa: N802
@@ -212,6 +225,19 @@ class FederationServicer(federation_pb2_grpc.FederationServicer):
         )
         self._uploads.receive(caller[0], header, _chunks(request))
         return pb.UploadReply()
+
+
+def _claimed(context: grpc.ServicerContext) -> str:
+    """Who a refused caller says it is, or else from where it calls (without the port)."""
+    try:
+        pems: list[Any] = list(context.auth_context().get("x509_pem_cert", ()))
+        return identity_of(from_pem(pems[0])).uri
+    except (IdentityError, IndexError):
+        return convert.clean(context.peer().rpartition(":")[0])
+
+
+def _seen(request: pb.LastHeadsRequest | pb.CountersignRequest) -> Countersigned | None:
+    return convert_heads.countersigned_from_pb(request.last) if request.HasField("last") else None
 
 
 def _chunks(frames: Iterator[pb.UploadFrame]) -> Iterator[bytes]:

@@ -17,6 +17,7 @@ import torch
 
 from primia.config.plan import StudyPlan, plan_digest
 from primia.config.site import Caps
+from primia.errors import Unreachable
 from primia.federation.optimiser import pack_weights
 from primia.identity import authority, keyfile
 from primia.identity.certificate import to_pem
@@ -108,6 +109,12 @@ class FalseLink:
                 return news
         self.stop.set()
         return Attendance(after)
+
+    def last_heads(self, seen: Any) -> None:
+        return None
+
+    def countersign(self, heads: Any, seen: Any) -> Any:
+        raise Unreachable("this coordinator countersigns nothing")
 
     def answer(self, answer: Any) -> None:
         self.answers.append(answer)

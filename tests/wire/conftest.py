@@ -47,6 +47,7 @@ class Coordinator:
         self.stopping = False
         self.fail: Exception | None = None
         self.asked = 0
+        self.refusals: list[tuple[str, str]] = []
 
     def authorise(self, identity, certificate):
         if identity.role is Role.ENROL:
@@ -54,6 +55,9 @@ class Coordinator:
                 raise IdentityError("this invitation was not given out")
         elif identity.name in self.struck:
             raise IdentityError(f"{identity} was struck from the roster; ask the coordinator")
+
+    def refused(self, caller, reason):
+        self.refusals.append((caller, reason))
 
     def enrol(self, identity, certificate, csr):
         mark = certificate.fingerprint(hashes.SHA256())

@@ -124,3 +124,67 @@ class UploadFrame(_message.Message):
 class UploadReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class Mark(_message.Message):
+    __slots__ = ("count", "digest")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    digest: bytes
+    def __init__(self, count: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
+class SiteHeads(_message.Message):
+    __slots__ = ("plan", "site", "attempt", "ledger", "audit")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_FIELD_NUMBER: _ClassVar[int]
+    AUDIT_FIELD_NUMBER: _ClassVar[int]
+    plan: bytes
+    site: str
+    attempt: int
+    ledger: Mark
+    audit: Mark
+    def __init__(self, plan: _Optional[bytes] = ..., site: _Optional[str] = ..., attempt: _Optional[int] = ..., ledger: _Optional[_Union[Mark, _Mapping]] = ..., audit: _Optional[_Union[Mark, _Mapping]] = ...) -> None: ...
+
+class SignedHeads(_message.Message):
+    __slots__ = ("heads", "signature", "certificate")
+    HEADS_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    heads: SiteHeads
+    signature: bytes
+    certificate: bytes
+    def __init__(self, heads: _Optional[_Union[SiteHeads, _Mapping]] = ..., signature: _Optional[bytes] = ..., certificate: _Optional[bytes] = ...) -> None: ...
+
+class Countersigned(_message.Message):
+    __slots__ = ("heads", "audit", "signature", "certificate")
+    HEADS_FIELD_NUMBER: _ClassVar[int]
+    AUDIT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    heads: SiteHeads
+    audit: Mark
+    signature: bytes
+    certificate: bytes
+    def __init__(self, heads: _Optional[_Union[SiteHeads, _Mapping]] = ..., audit: _Optional[_Union[Mark, _Mapping]] = ..., signature: _Optional[bytes] = ..., certificate: _Optional[bytes] = ...) -> None: ...
+
+class LastHeadsRequest(_message.Message):
+    __slots__ = ("last",)
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    last: Countersigned
+    def __init__(self, last: _Optional[_Union[Countersigned, _Mapping]] = ...) -> None: ...
+
+class LastHeadsReply(_message.Message):
+    __slots__ = ("heads",)
+    HEADS_FIELD_NUMBER: _ClassVar[int]
+    heads: SignedHeads
+    def __init__(self, heads: _Optional[_Union[SignedHeads, _Mapping]] = ...) -> None: ...
+
+class CountersignRequest(_message.Message):
+    __slots__ = ("heads", "last")
+    HEADS_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    heads: SignedHeads
+    last: Countersigned
+    def __init__(self, heads: _Optional[_Union[SignedHeads, _Mapping]] = ..., last: _Optional[_Union[Countersigned, _Mapping]] = ...) -> None: ...

@@ -70,6 +70,16 @@ class FederationStub:
                 request_serializer=primia_dot_wire_dot_v1_dot_federation__pb2.UploadFrame.SerializeToString,
                 response_deserializer=primia_dot_wire_dot_v1_dot_federation__pb2.UploadReply.FromString,
                 _registered_method=True)
+        self.LastHeads = channel.unary_unary(
+                '/primia.wire.v1.Federation/LastHeads',
+                request_serializer=primia_dot_wire_dot_v1_dot_federation__pb2.LastHeadsRequest.SerializeToString,
+                response_deserializer=primia_dot_wire_dot_v1_dot_federation__pb2.LastHeadsReply.FromString,
+                _registered_method=True)
+        self.Countersign = channel.unary_unary(
+                '/primia.wire.v1.Federation/Countersign',
+                request_serializer=primia_dot_wire_dot_v1_dot_federation__pb2.CountersignRequest.SerializeToString,
+                response_deserializer=primia_dot_wire_dot_v1_dot_federation__pb2.Countersigned.FromString,
+                _registered_method=True)
 
 
 class FederationServicer:
@@ -119,6 +129,20 @@ class FederationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LastHeads(self, request, context):
+        """What the coordinator holds of the calling site's books, signed by that site itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Countersign(self, request, context):
+        """Hand over newer ones; refused when they go back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FederationServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -156,6 +180,16 @@ def add_FederationServicer_to_server(servicer, server):
                     servicer.Upload,
                     request_deserializer=primia_dot_wire_dot_v1_dot_federation__pb2.UploadFrame.FromString,
                     response_serializer=primia_dot_wire_dot_v1_dot_federation__pb2.UploadReply.SerializeToString,
+            ),
+            'LastHeads': grpc.unary_unary_rpc_method_handler(
+                    servicer.LastHeads,
+                    request_deserializer=primia_dot_wire_dot_v1_dot_federation__pb2.LastHeadsRequest.FromString,
+                    response_serializer=primia_dot_wire_dot_v1_dot_federation__pb2.LastHeadsReply.SerializeToString,
+            ),
+            'Countersign': grpc.unary_unary_rpc_method_handler(
+                    servicer.Countersign,
+                    request_deserializer=primia_dot_wire_dot_v1_dot_federation__pb2.CountersignRequest.FromString,
+                    response_serializer=primia_dot_wire_dot_v1_dot_federation__pb2.Countersigned.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -347,6 +381,60 @@ class Federation:
             '/primia.wire.v1.Federation/Upload',
             primia_dot_wire_dot_v1_dot_federation__pb2.UploadFrame.SerializeToString,
             primia_dot_wire_dot_v1_dot_federation__pb2.UploadReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LastHeads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/primia.wire.v1.Federation/LastHeads',
+            primia_dot_wire_dot_v1_dot_federation__pb2.LastHeadsRequest.SerializeToString,
+            primia_dot_wire_dot_v1_dot_federation__pb2.LastHeadsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Countersign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/primia.wire.v1.Federation/Countersign',
+            primia_dot_wire_dot_v1_dot_federation__pb2.CountersignRequest.SerializeToString,
+            primia_dot_wire_dot_v1_dot_federation__pb2.Countersigned.FromString,
             options,
             channel_credentials,
             insecure,

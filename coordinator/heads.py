@@ -1,0 +1,157 @@
+"""What the coordinator holds of each site's books, and what each site holds of the coordinator's.
+
+Nobody's books go back unseen: a site is refused heads older than those it signed before, and a
+countersignature that this audit log does not hold shows that this folder was put back.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from coordinator.state import CoordinatorState, HeadTrouble
+from primia.errors import IdentityError, PeerError
+from primia.identity.certificate import to_pem
+from primia.identity.heads import Countersigned, Mark, SignedHeads, countersign
+from primia.storage.audit_log import Head
+from primia.types import Digest, SiteId
+
+log = structlog.get_logger()
+
+MOST_IN_ATTEMPT = 50  # countersignatures for one site and attempt; each is a line on our disk
+
+
+class HeadKeeper:
+    """Countersigns heads of the study's sites.
+
+    identity: the coordinator's certificate and key, as they are now; authority: the study's.
+    """
+
+    def __init__(
+        self,
+        state: CoordinatorState,
+        plan: Digest,
+        identity: Callable[[], tuple[x509.Certificate, ec.EllipticCurvePrivateKey]],
+        authority: Callable[[], x509.Certificate],
+    ) -> None:
+        self._state = state
+        self._plan = plan
+        self._identity = identity
+        self._authority = authority
+        self._lock = threading.Lock()
+
+    def last(self, site: SiteId, seen: Countersigned | None) -> SignedHeads | None:
+        """The newest heads of `site`, as it signed them."""
+        self._look_back(site, seen)
+        kept = self._state.kept_heads(site)
+        return None if kept is None else kept[0]
+
+    def countersign(
+        self,
+        site: SiteId,
+        certificate: x509.Certificate,
+        signed: SignedHeads,
+        seen: Countersigned | None,
+    ) -> Countersigned:
+        """Keep newer heads of `site`, and sign them with our own; the same again: the same answer.
+
+        certificate: of the caller. Raises PeerError, with nothing kept: not this site's, not of
+        this study, signed by another key, or gone back.
+        """
+        heads = signed.heads
+        if heads.site != site or heads.plan != self._plan:
+            raise PeerError("heads of another site or study than the caller's")
+        if signed.certificate != to_pem(certificate) or not signed.holds():
+            raise PeerError("the heads are not signed by the key of the caller's certificate")
+        if heads.attempt > self._state.newest_attempt():
+            raise PeerError(f"heads of attempt {heads.attempt}, which was never opened")
+        self._look_back(site, seen)
+        with self._lock:
+            return self._newer(signed)
+
+    def _newer(self, signed: SignedHeads) -> Countersigned:
+        heads, site = signed.heads, signed.heads.site
+        kept = self._state.kept_heads(site)
+        if kept is not None and kept[0].heads == heads:
+            return kept[1]
+        times = 1
+        if kept is not None:
+            why = heads.went_back(kept[0].heads)
+            if why is not None:
+                self._refuse(site, heads.attempt, why)
+            times = kept[2] + 1 if kept[0].heads.attempt == heads.attempt else 1
+        if times > MOST_IN_ATTEMPT:
+            raise PeerError("the heads of this attempt were countersigned often enough; go on")
+        return self._sign(signed, times)
+
+    def _sign(self, signed: SignedHeads, times: int) -> Countersigned:
+        heads = signed.heads
+        head = self._state.audit.append(
+            "heads_countersigned",
+            site=heads.site,
+            attempt=heads.attempt,
+            ledger=heads.ledger.count,
+            ledger_digest=heads.ledger.digest,
+            audit=heads.audit.count,
+            audit_digest=heads.audit.digest,
+            signature=signed.signature.hex(),
+        )
+        mine, key = self._identity()
+        answer = countersign(heads, Mark(head.lines, head.digest), key, to_pem(mine))
+        self._state.keep_heads(signed, answer, times)
+        return answer
+
+    def _refuse(self, site: SiteId, attempt: int, why: str) -> None:
+        log.warning("heads_refused", site=site, attempt=attempt, reason=why)
+        if self._state.add_head_trouble(HeadTrouble(site, "site", attempt, why)):
+            self._state.audit.append("heads_refused", site=site, attempt=attempt, reason=why)
+        raise PeerError(
+            f"{why}; the worker's folder was put back to an older copy, or two workers run on "
+            "copies of it"
+        )
+
+    def _look_back(self, site: SiteId, seen: Countersigned | None) -> None:
+        """Is our own audit log still the one that this site saw? If not, say so, and go on.
+
+        To restore a backup is legal, and the study goes on from it; but people have to know.
+        """
+        if seen is None or seen.heads.site != site or seen.heads.plan != self._plan:
+            return
+        if self._state.audit.holds(Head(seen.audit.count, seen.audit.digest)):
+            return
+        try:
+            seen.check(self._authority())
+        except IdentityError as err:
+            raise PeerError(f"{err}; the worker's folder is damaged") from err
+        why = f"line {seen.audit.count} of the audit log, which this site countersigned, is missing"
+        trouble = HeadTrouble(site, "coordinator", seen.heads.attempt, why)
+        if self._state.add_head_trouble(trouble):
+            log.warning("coordinator_rolled_back", site=site, line=seen.audit.count)
+            self._state.audit.append(
+                "coordinator_rolled_back",
+                site=site,
+                lines=seen.audit.count,
+                digest=seen.audit.digest,
+            )
+
+
+def compare_books(state: CoordinatorState) -> None:
+    """Are database and audit log of one age? If not, log and audit it; the study goes on.
+
+    Each attempt is on the audit log before its row is in the database.
+    """
+    line = state.audit.last("round_opened")
+    logged = int(state.noted("audit_from") or 0) if line is None else int(line.fields["attempt"])
+    stored = state.newest_attempt()
+    if logged - stored in (0, 1):
+        return
+    older = "the audit log" if logged < stored else "coordinator.db"
+    why = f"{older} is an older copy: it ends with attempt {min(logged, stored)}, the other with "
+    why += f"{max(logged, stored)}"
+    log.warning("books_differ", reason=why)
+    state.add_head_trouble(HeadTrouble(None, "coordinator", stored, why))
+    state.audit.append("books_differ", database=stored, log=logged)

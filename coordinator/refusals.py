@@ -1,0 +1,40 @@
+"""Refused callers on the audit log, in a way that they cannot fill the disk with."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from primia.storage.audit_log import AuditLog
+
+APART_S = 60.0
+MOST_CALLERS = 1000  # remembered at a time
+
+
+class Refusals:
+    """Writes at most one line a minute for each caller, with how many it left out since the last.
+
+    clock: monotonic, in seconds.
+    """
+
+    def __init__(self, audit: AuditLog, clock: Callable[[], float] = time.monotonic) -> None:
+        self._audit = audit
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[float, int]] = {}  # caller → last line, refusals since
+
+    def note(self, caller: str, reason: str) -> None:
+        """One refusal; durable on return if it is the first in a minute."""
+        with self._lock:
+            now = self._clock()
+            last, left_out = self._known.get(caller, (-APART_S, 0))
+            if now - last < APART_S:
+                self._known[caller] = (last, left_out + 1)
+                return
+            if len(self._known) >= MOST_CALLERS:
+                self._known = {c: k for c, k in self._known.items() if now - k[0] < APART_S}
+            if len(self._known) >= MOST_CALLERS:
+                return  # so many at a time are one attack; the log has a thousand of its lines
+            self._known[caller] = (now, 0)
+            self._audit.append("call_refused", caller=caller, reason=reason, left_out=left_out)

@@ -1,0 +1,243 @@
+"""The catalogue of events: what the audit logs hold and what the daemons log, by fixed names.
+
+Two frozen tables. An audit event that is not in `AUDIT`, or comes with other fields, is a bug and
+raises; a log call with a name that is not in `LOG` fails a test. docs/events.md is made from both:
+`python -m primia.events > docs/events.md`.
+
+No field of either holds a patient's id, a number of patients or films, a path below the data root,
+a tensor or a secret.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+COORDINATOR, WORKER, BOTH = "coordinator", "worker", "both"
+
+
+@dataclass(frozen=True)
+class AuditEvent:
+    """One kind of line in an audit log: who writes it, its fields (all of them), what it says."""
+
+    side: str
+    fields: tuple[str, ...]
+    meaning: str
+
+
+@dataclass(frozen=True)
+class LogEvent:
+    """One event name of a daemon's log."""
+
+    side: str
+    meaning: str
+
+
+_ATTEMPT = ("round", "attempt")
+
+AUDIT: Mapping[str, AuditEvent] = MappingProxyType(
+    {
+        # --- both sides
+        "log_mended": AuditEvent(
+            BOTH, ("bytes",),
+            "a crash left half a line at the end; it was cut off before this line was written",
+        ),
+        "started": AuditEvent(BOTH, ("version",), "the daemon opened its folder and checked it"),
+        "stopped": AuditEvent(BOTH, (), "the daemon let go of its folder"),
+        "plan_pinned": AuditEvent(
+            BOTH, ("plan",), "this plan's digest; no other runs in this folder once it has begun"
+        ),
+        # --- the coordinator
+        "authority_made": AuditEvent(
+            COORDINATOR, ("study", "fingerprint"), "the study's authority, by its fingerprint"
+        ),
+        "site_invited": AuditEvent(
+            COORDINATOR, ("site", "fingerprint", "expires"),
+            "a one-time code was made; fingerprint: of its public half",
+        ),
+        "site_enrolled": AuditEvent(
+            COORDINATOR, ("site", "certificate"), "a code was used; fingerprint of the certificate"
+        ),
+        "site_struck": AuditEvent(
+            COORDINATOR, ("site",), "the site is refused from its next call on; open codes are void"
+        ),
+        "call_refused": AuditEvent(
+            COORDINATOR, ("caller", "reason", "left_out"),
+            "someone with a certificate was refused; left_out: how many such refusals before this "
+            "one were not written, because one line a minute and caller is enough",
+        ),
+        "round_opened": AuditEvent(
+            COORDINATOR, (*_ATTEMPT, "kind", "model"),
+            "an attempt begins with this model; no site has been told yet",
+        ),
+        "round_committed": AuditEvent(
+            COORDINATOR, (*_ATTEMPT, "sites", "model"),
+            "the sum over these sites counts, and made this model (null: an evaluation). The last "
+            "line about an attempt counts: after a crash here it may still be aborted",
+        ),
+        "round_aborted": AuditEvent(
+            COORDINATOR, (*_ATTEMPT, "reason"), "the attempt ends and nothing of it counts"
+        ),
+        "heads_countersigned": AuditEvent(
+            COORDINATOR,
+            ("site", "attempt", "ledger", "ledger_digest", "audit", "audit_digest", "signature"),
+            "a site's heads (rows of its ledger, lines of its audit log, digest of the last one) "
+            "and its signature; older ones are refused from now on",
+        ),
+        "heads_refused": AuditEvent(
+            COORDINATOR, ("site", "attempt", "reason"),
+            "a site's heads went back: its folder was put back to an older copy, or runs twice",
+        ),
+        "coordinator_rolled_back": AuditEvent(
+            BOTH, ("site", "lines", "digest"),
+            "the coordinator's audit log does not hold the line that this site countersigned: the "
+            "coordinator's folder was put back to an older copy",
+        ),
+        "books_differ": AuditEvent(
+            COORDINATOR, ("database", "log"),
+            "the newest attempt in coordinator.db and in this log: one of the two was put back to "
+            "an older copy",
+        ),
+        "study_finished": AuditEvent(COORDINATOR, ("reason",), "no round is left to do"),
+        "exported": AuditEvent(
+            COORDINATOR, ("files",), "report and models were written for taking away"
+        ),
+        # --- the worker
+        "enrolled": AuditEvent(
+            WORKER, ("site", "certificate", "authority"), "this site's identity, by fingerprints"
+        ),
+        "plan_approved": AuditEvent(
+            WORKER, ("plan", "cohort", "policy", "name", "role"),
+            "a person of the hospital approved this plan with this cohort and site policy, by "
+            "their digests",
+        ),
+        "plan_refused": AuditEvent(
+            WORKER, ("name", "role", "reason"), "a person took every approval back"
+        ),
+        "plan_declined": AuditEvent(
+            WORKER, ("reason",), "this site does not take part in the coordinator's plan"
+        ),
+        "peer_pinned": AuditEvent(
+            WORKER, ("site", "certificate"), "another site's certificate, as first seen"
+        ),
+        "peer_forgotten": AuditEvent(
+            WORKER, ("site",), "an operator dropped the pin, after comparing by telephone"
+        ),
+        "charged": AuditEvent(
+            WORKER, (*_ATTEMPT, "ledger", "update"),
+            "an update (SHA-256) was charged to the privacy ledger, as this row; it has not left",
+        ),
+        "keys_made": AuditEvent(
+            WORKER, _ATTEMPT, "keys for this attempt are about to be shown; never again for it"
+        ),
+        "survivors_signed": AuditEvent(
+            WORKER, (*_ATTEMPT, "survivors"),
+            "the only list of sites whose sum this site helps to open in this attempt",
+        ),
+        "shares_revealed": AuditEvent(
+            WORKER, (*_ATTEMPT, "survivors", "lost"),
+            "of survivors the share of the self mask, of the lost that of the key; never both",
+        ),
+        "update_sent": AuditEvent(
+            WORKER, (*_ATTEMPT, "update"),
+            "this update leaves now, noised and masked; a repeat of the call has no second line",
+        ),
+        "round_left": AuditEvent(
+            WORKER, (*_ATTEMPT, "reason"), "this site refused an instruction and left the attempt"
+        ),
+        "head_countersigned": AuditEvent(
+            WORKER,
+            ("attempt", "ledger", "ledger_digest", "audit", "audit_digest",
+             "coordinator", "coordinator_digest", "signature"),
+            "the coordinator's signature over this site's heads and over its own audit log's head",
+        ),
+        "rollback_found": AuditEvent(
+            WORKER, ("reason",), "this folder is older than what left it; nothing was trained"
+        ),
+    }
+)  # fmt: skip
+
+LOG: Mapping[str, LogEvent] = MappingProxyType(
+    {
+        # --- both sides
+        "stopped": LogEvent(BOTH, "the process ends, resumable"),
+        "study_over": LogEvent(BOTH, "no round is left"),
+        "metrics": LogEvent(BOTH, "where the metrics are served"),
+        "coordinator_rolled_back": LogEvent(
+            BOTH, "the coordinator's folder is older than what a site countersigned"
+        ),
+        # --- the coordinator
+        "listening": LogEvent(COORDINATOR, "sites may dial in"),
+        "site_attends": LogEvent(COORDINATOR, "first sign of life of a site in this run"),
+        "round_opened": LogEvent(COORDINATOR, "an attempt begins"),
+        "phase": LogEvent(COORDINATOR, "where the attempt stands, and whom it waits for"),
+        "round_committed": LogEvent(COORDINATOR, "a round counts; scores of its model"),
+        "round_aborted": LogEvent(COORDINATOR, "an attempt ended without a sum"),
+        "model_rejected": LogEvent(COORDINATOR, "the sites voted a model down"),
+        "call_refused": LogEvent(COORDINATOR, "a caller was refused by its certificate"),
+        "handshake_failed": LogEvent(COORDINATOR, "who dialled could not show what TLS asks for"),
+        "call_failed": LogEvent(COORDINATOR, "a fault of our own, under an incident number"),
+        "certificates_not_read": LogEvent(COORDINATOR, "the last good ones are served on"),
+        "heads_refused": LogEvent(COORDINATOR, "a site's ledger or audit log went back"),
+        "books_differ": LogEvent(COORDINATOR, "database and audit log are not of one age"),
+        # --- the worker
+        "plan_fits": LogEvent(WORKER, "signature, pin and caps hold; the ε it costs"),
+        "waiting_for_approval": LogEvent(WORKER, "what people have yet to approve"),
+        "approved": LogEvent(WORKER, "the approval is in force, and whose it is"),
+        "films": LogEvent(WORKER, "a warning about the films as a whole"),
+        "delta_too_large": LogEvent(WORKER, "the plan's δ is not small for this cohort"),
+        "processes_unused": LogEvent(WORKER, "more processes than the plan can use"),
+        "taking_part": LogEvent(WORKER, "ready; waits for rounds"),
+        "coordinator_unreachable": LogEvent(WORKER, "why, and when the next try is"),
+        "instruction_refused_by_coordinator": LogEvent(WORKER, "an answer came too late or twice"),
+        "working": LogEvent(WORKER, "local work for an attempt begins"),
+        "update_reused": LogEvent(WORKER, "the stored update is offered again, uncharged"),
+        "update_clipped": LogEvent(WORKER, "coordinates beyond the plan's encoding range"),
+        "charged": LogEvent(WORKER, "an update is on the ledger; ε spent so far"),
+        "update_sent": LogEvent(WORKER, "the masked update is at the coordinator"),
+        "cannot_take_part": LogEvent(WORKER, "films or budget do not allow this round"),
+        "round_left": LogEvent(WORKER, "this site refused an instruction"),
+        "decline_not_needed": LogEvent(WORKER, "the attempt had ended before we could decline"),
+        "round_closed": LogEvent(WORKER, "how the attempt ended"),
+        "countersigned": LogEvent(WORKER, "both sides hold each other's heads"),
+        "countersign_later": LogEvent(WORKER, "the heads could not be handed over; tried again"),
+    }
+)
+
+
+def as_markdown() -> str:
+    """Both tables as docs/events.md."""
+    lines = [
+        "# Events",
+        "",
+        "Made from `primia/events.py` by `python -m primia.events`; do not edit by hand.",
+        "",
+        "## Audit logs",
+        "",
+        "`audit.jsonl` in the state folder of either side. A line is a JSON object of `number`,",
+        "`time` (UTC), `event`, `fields`, `previous` (digest of the line before) and `digest`: the",
+        "SHA-256 of `primia audit log v1`, a line feed, and the others as a JSON array in this",
+        "order, without spaces.",
+        "",
+        "| event | who | fields | meaning |",
+        "|---|---|---|---|",
+        *(
+            f"| `{name}` | {e.side} | {', '.join(e.fields) or '–'} | {e.meaning} |"
+            for name, e in AUDIT.items()
+        ),
+        "",
+        "## Logs",
+        "",
+        "The `event` of each line on standard error (`--log-json`: one JSON object a line).",
+        "",
+        "| event | who | meaning |",
+        "|---|---|---|",
+        *(f"| `{name}` | {e.side} | {e.meaning} |" for name, e in LOG.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(as_markdown())
