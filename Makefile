@@ -93,7 +93,7 @@ wheelhouse/.complete: $(STAMP)
 # For machines without a network: dist/primia.tar, the same bytes from the same wheels.
 bundle: wheelhouse
 	mkdir -p dist && rm -f dist/primia.tar
-	$(BIN)/primia bundle make dist/primia.tar --wheels wheelhouse
+	$(BIN)/primia bundle make dist/primia.tar --wheels wheelhouse --extra dicom
 
 compose-demo: wheelhouse
 	$(PYTHON) docker/simulation/demo.py

@@ -215,7 +215,7 @@ def _do(deed: Deed, run: Run) -> None:
 
 def timeline(done: list[Deed], result: dict[str, Any], began: float) -> list[str]:
     """What was done to whom, and what became of the round, one row each."""
-    rows = [f"{'at':>6} {'for':>5} {'round':>5}  {'what was done':46} what the study did"]
+    rows = [f"{'at':>6} {'for':>5} {'round':>5}  {'what was done':51} what the study did"]
     for deed in done:
         lasted = f"{deed.mended_at - deed.done_at:.0f} s" if deed.mended_at else ""
         tries = [
@@ -223,7 +223,7 @@ def timeline(done: list[Deed], result: dict[str, Any], began: float) -> list[str
             if a["number"] == deed.round and a["attempt"] >= deed.attempt
         ]  # fmt: skip
         rows.append(
-            f"{deed.done_at - began:4.0f} s {lasted:>5} {deed.round:5}  {deed.name:46} "
+            f"{deed.done_at - began:4.0f} s {lasted:>5} {deed.round:5}  {deed.name:51} "
             + "; then ".join(_told(a) for a in tries)
         )
     return rows
