@@ -15,12 +15,12 @@ from coordinator.heads import compare_books
 from coordinator.rounds import RoundDriver, StudyTerms
 from coordinator.service import Service
 from coordinator.state import CoordinatorState, ModelRow, PinnedStudy
+from coordinator.upkeep import Upkeep
 from primia import __version__
 from primia.config import StudyPlan, canonical_bytes, load_plan, plan_digest, plan_from_canonical
 from primia.errors import ConfigError, StateError
 from primia.federation.optimiser import ServerState, pack_state, pack_weights
-from primia.identity.certificate import from_pem, to_pem
-from primia.identity.keyfile import key_to_pem
+from primia.identity.certificate import from_pem
 from primia.identity.signing import sign, verify
 from primia.outcome import scores
 from primia.settle import settle
@@ -29,7 +29,7 @@ from primia.storage.folder import StateFolder
 from primia.study import contribution, optimiser
 from primia.types import SiteId
 from primia.wire.labels import PLAN_LABEL, ROUND_LABEL
-from primia.wire.server import ServerTls, serve
+from primia.wire.server import serve
 
 log = structlog.get_logger()
 
@@ -92,7 +92,7 @@ def _pin(folder: Path, state: CoordinatorState, blobs: Blobs, plan: StudyPlan) -
     contribution(plan, weights.size)  # refuses what does not fit the ring, before it is signed
     start_state = ServerState.start(weights, optimiser(plan))
     model = ModelRow(0, blobs.put(pack_weights(weights)), blobs.put(pack_state(start_state)), None)
-    _, key = home.coordinator_identity(folder)
+    _, key = home.coordinator_identity(folder, state)
     data = canonical_bytes(plan)
     signature = sign(key, PLAN_LABEL, data)
     state.pin_study(PinnedStudy(data, signature, digest, weights.size), model)
@@ -128,8 +128,9 @@ def _serve(
     *,
     stay: bool,
 ) -> None:
-    certificate, key = home.coordinator_identity(folder)
-    root = home.authority_certificate(folder)
+    upkeep = Upkeep(folder, state)
+    upkeep.look()
+    home.coordinator_identity(folder, state)  # checked before anybody dials in
     pinned = state.study()
     assert pinned is not None
 
@@ -139,17 +140,17 @@ def _serve(
             from_pem(owner.certificate), ROUND_LABEL, statement, signature
         )
 
-    def tls() -> ServerTls:
-        return ServerTls(
-            certificate=to_pem(certificate),
-            authority=to_pem(root),
-            anchors=tuple(state.invitation_certificates()),
-            key=key_to_pem(key),
-        )
-
     driver = RoundDriver(_terms(plan, pinned.parameters), state, blobs, signed)
-    service = Service(folder, state, blobs, driver, stop.is_set)
-    server = serve(service, listen=listen, tls=tls, max_sites=max(16, 2 * len(plan.sites)))
+    service = Service(folder, state, blobs, driver, stop.is_set, upkeep)
+    server = serve(
+        service,
+        listen=listen,
+        tls=service.tls,
+        roots=service.roots,
+        max_sites=max(16, 2 * len(plan.sites)),
+    )
+    renewing = threading.Thread(target=upkeep.run, args=(stop,), name="upkeep")
+    renewing.start()
     try:
         log.info("listening", address=server.address, study=plan.study, plan=pinned.digest)
         driver.run(stop)
@@ -160,5 +161,6 @@ def _serve(
     finally:
         stop.set()
         server.stop()
+        renewing.join()
         log.info("stopped", state=state.noted("state"))
         state.audit.append("stopped")

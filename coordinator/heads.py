@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from coordinator.state import CoordinatorState, HeadTrouble
 from primia.errors import IdentityError, PeerError
-from primia.identity.certificate import to_pem
+from primia.identity.certificate import from_pem, to_pem
 from primia.identity.heads import Countersigned, Mark, SignedHeads, countersign
 from primia.storage.audit_log import Head
 from primia.types import Digest, SiteId
@@ -28,7 +28,8 @@ MOST_IN_ATTEMPT = 50  # countersignatures for one site and attempt; each is a li
 class HeadKeeper:
     """Countersigns heads of the study's sites.
 
-    identity: the coordinator's certificate and key, as they are now; authority: the study's.
+    identity: the coordinator's certificate and key, as they are now; authorities: all that the
+    study ever had.
     """
 
     def __init__(
@@ -36,12 +37,12 @@ class HeadKeeper:
         state: CoordinatorState,
         plan: Digest,
         identity: Callable[[], tuple[x509.Certificate, ec.EllipticCurvePrivateKey]],
-        authority: Callable[[], x509.Certificate],
+        authorities: Callable[[], tuple[x509.Certificate, ...]],
     ) -> None:
         self._state = state
         self._plan = plan
         self._identity = identity
-        self._authority = authority
+        self._authorities = authorities
         self._lock = threading.Lock()
 
     def last(self, site: SiteId, seen: Countersigned | None) -> SignedHeads | None:
@@ -65,7 +66,8 @@ class HeadKeeper:
         heads = signed.heads
         if heads.site != site or heads.plan != self._plan:
             raise PeerError("heads of another site or study than the caller's")
-        if signed.certificate != to_pem(certificate) or not signed.holds():
+        signer = from_pem(signed.certificate)  # may be the one before a renewal: of the same key
+        if signer.public_key() != certificate.public_key() or not signed.holds():
             raise PeerError("the heads are not signed by the key of the caller's certificate")
         if heads.attempt > self._state.newest_attempt():
             raise PeerError(f"heads of attempt {heads.attempt}, which was never opened")
@@ -124,7 +126,7 @@ class HeadKeeper:
         if self._state.audit.holds(Head(seen.audit.count, seen.audit.digest)):
             return
         try:
-            seen.check(self._authority())
+            seen.check(self._authorities())
         except IdentityError as err:
             raise PeerError(f"{err}; the worker's folder is damaged") from err
         why = f"line {seen.audit.count} of the audit log, which this site countersigned, is missing"

@@ -1,27 +1,41 @@
-"""The coordinator's folder: authority, own key and certificate, database, blobs, the lock.
+"""The coordinator's folder: authority, own key, database, blobs, the lock.
 
-STATE/authority/   authority.key authority.pem   (may be kept offline once all are enrolled)
-STATE/identity/    coordinator.key coordinator.pem
+STATE/authority/   authority.key authority.pem   (may be kept offline; then nothing is certified)
+STATE/authority/2/ the same of the authority that followed, and so on
+STATE/identity/    coordinator.key
 STATE/coordinator.db  STATE/blobs/  STATE/uploads/  STATE/lock
+
+What is valid stands in the database, certificates included; the folders only keep keys.
 """
 
 from __future__ import annotations
 
 import os
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from coordinator.roster import AuthorityRow
 from coordinator.state import CoordinatorState
 from primia.errors import ConfigError, StateError
 from primia.identity import authority, keyfile
-from primia.identity.certificate import Identity, Role, check_issued, fingerprint, from_pem, to_pem
+from primia.identity.certificate import (
+    Identity,
+    Role,
+    check_issued,
+    check_key,
+    fingerprint,
+    from_pem,
+    to_pem,
+)
 from primia.identity.invitation import Invitation
 from primia.storage.folder import StateFolder
 from primia.types import SiteId
 
+AUTHORITY = "authority"
 AUTHORITY_DAYS = 3650
 CERTIFICATE_DAYS = 825
 INVITATION_DAYS = 14
@@ -44,16 +58,16 @@ def initialise(folder: Path, study: str) -> str:
             f"{study!r} is not a study name: use lower-case letters, digits and hyphens"
         ) from err
     with StateFolder(folder):
-        made = authority.create(folder / "authority", study, now=now(), valid_days=AUTHORITY_DAYS)
+        made = authority.create(folder / AUTHORITY, study, now=now(), valid_days=AUTHORITY_DAYS)
         key = keyfile.new_key()
         certificate = made.issue_coordinator(
             key.public_key(), study, now=now(), valid_days=CERTIFICATE_DAYS
         )
         keyfile.store_key(folder / "identity" / "coordinator.key", key)
-        keyfile.store(folder / "identity" / "coordinator.pem", to_pem(certificate))
         state = CoordinatorState(folder)
         state.audit.append("authority_made", study=study, fingerprint=made.fingerprint)
         state.note("study", study)
+        state.add_authority(to_pem(made.certificate), coordinator=to_pem(certificate))
         state.close()
     return made.fingerprint
 
@@ -94,7 +108,7 @@ def invite(folder: Path, site: SiteId, address: str) -> tuple[Invitation, str]:
     """
     state = CoordinatorState(folder)
     try:
-        made = authority.load(folder / "authority")
+        made = signing_authority(folder, serving(folder, state))
         study = state.study()
         if study is not None:
             from primia.config import plan_from_canonical
@@ -126,14 +140,58 @@ def invite(folder: Path, site: SiteId, address: str) -> tuple[Invitation, str]:
     return invitation, made.fingerprint
 
 
-def coordinator_identity(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+def valid_authorities(folder: Path, state: CoordinatorState) -> list[AuthorityRow]:
+    """One, or during a rotation two, the newer last.
+
+    A folder of before there were rotations is taken over from its files. Raises StateError.
+    """
+    if not state.authorities():
+        state.add_authority(
+            keyfile.load(folder / AUTHORITY / authority.CERTIFICATE_FILE),
+            coordinator=keyfile.load(folder / "identity" / "coordinator.pem"),
+        )
+    return state.valid_authorities()
+
+
+def serving(folder: Path, state: CoordinatorState) -> AuthorityRow:
+    """The authority that the coordinator shows itself with: the one that every site trusts."""
+    return valid_authorities(folder, state)[0]
+
+
+def signing_authority(folder: Path, row: AuthorityRow) -> authority.Authority:
+    """The authority of `row` with its key. Raises StateError, with what to do, if it is offline."""
+    wanted = certificate_of(row.certificate)
+    for place in (folder / AUTHORITY, *sorted((folder / AUTHORITY).glob("*/"))):
+        file = place / authority.CERTIFICATE_FILE
+        if file.exists() and from_pem(keyfile.load(file)) == wanted:
+            if (place / authority.KEY_FILE).exists():
+                return authority.load(place)
+            break
+    raise StateError(
+        f"the key of the study authority ({fingerprint(wanted)[:23]}…) is not in "
+        f"{folder / AUTHORITY}, so nothing can be certified; put the folder back from where it is "
+        "kept offline, and take it away again afterwards"
+    )
+
+
+def coordinator_identity(
+    folder: Path, state: CoordinatorState
+) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     """The coordinator's certificate and key, checked. Raises IdentityError or StateError."""
-    root = authority_certificate(folder)
-    certificate = from_pem(keyfile.load(folder / "identity" / "coordinator.pem"))
-    check_issued(certificate, root, role=Role.COORDINATOR, now=now())
-    return certificate, keyfile.load_key(folder / "identity" / "coordinator.key")
+    row = serving(folder, state)
+    certificate = certificate_of(row.coordinator)
+    check_issued(certificate, certificate_of(row.certificate), role=Role.COORDINATOR, now=now())
+    key = coordinator_key(folder)
+    check_key(certificate, key)
+    return certificate, key
 
 
-def authority_certificate(folder: Path) -> x509.Certificate:
-    """The study authority's certificate."""
-    return from_pem(keyfile.load(folder / "authority" / authority.CERTIFICATE_FILE))
+def coordinator_key(folder: Path) -> ec.EllipticCurvePrivateKey:
+    """The coordinator's key; it stays the same when its certificate is renewed."""
+    return keyfile.load_key(folder / "identity" / "coordinator.key")
+
+
+@lru_cache(maxsize=2048)
+def certificate_of(pem: bytes) -> x509.Certificate:
+    """`from_pem`, for what the database holds and every call asks for."""
+    return from_pem(pem)

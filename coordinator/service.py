@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,17 +13,36 @@ from cryptography.hazmat.primitives import serialization
 from coordinator import home
 from coordinator.heads import HeadKeeper
 from coordinator.refusals import Refusals
+from coordinator.roster import struck_text
 from coordinator.rounds import RoundDriver
 from coordinator.state import CoordinatorState
+from coordinator.upkeep import Upkeep
 from primia.config import plan_from_canonical
 from primia.errors import IdentityError, PeerError, Unreachable
-from primia.identity import authority
-from primia.identity.certificate import Identity, Role, fingerprint, to_pem
+from primia.identity.certificate import (
+    Identity,
+    Role,
+    fingerprint,
+    is_issued_by,
+    to_pem,
+)
 from primia.identity.heads import Countersigned, SignedHeads
+from primia.identity.keyfile import key_to_pem
 from primia.protocol.messages import Answer
 from primia.storage.blobs import Blobs
 from primia.types import Digest, SiteId, sha256
-from primia.wire.handler import Attendance, Enrolment, StudyBundle, UploadKey, UploadSlot
+from primia.wire.handler import (
+    Attendance,
+    Enrolment,
+    StudyBundle,
+    Succession,
+    UploadKey,
+    UploadSlot,
+)
+from primia.wire.server import ServerTls
+
+STANDING_S = 0.5
+"""For so long the list of struck sites is not read anew within a call that lasts."""
 
 
 class Service:
@@ -39,6 +59,7 @@ class Service:
         blobs: Blobs,
         driver: RoundDriver,
         stopping: Callable[[], bool],
+        upkeep: Upkeep | None = None,
     ) -> None:
         self._folder = folder
         self._state = state
@@ -49,12 +70,15 @@ class Service:
         self._uploads.mkdir(mode=0o700, exist_ok=True)
         self._sweep(attempt=None)
         self._complete: set[Path] = set()
+        self._upkeep = upkeep or Upkeep(folder, state)
+        self._struck: set[SiteId] = set()
+        self._struck_at = -STANDING_S
         self._refusals = Refusals(state.audit)
         self._heads = HeadKeeper(
             state,
             driver.terms.plan,
-            lambda: home.coordinator_identity(folder),
-            lambda: home.authority_certificate(folder),
+            lambda: home.coordinator_identity(folder, state),
+            lambda: tuple(home.certificate_of(a.certificate) for a in state.authorities()),
         )
 
     def authorise(self, identity: Identity, certificate: x509.Certificate) -> None:
@@ -70,7 +94,7 @@ class Service:
 
     def enrol(self, identity: Identity, certificate: x509.Certificate, csr: bytes) -> Enrolment:
         """Use up an invitation; the site's name comes from the invitation, not from the caller."""
-        made = authority.load(self._folder / "authority")
+        made = home.signing_authority(self._folder, home.serving(self._folder, self._state))
 
         def issue(site: SiteId) -> tuple[bytes, str]:
             if site != identity.name:
@@ -101,26 +125,64 @@ class Service:
         if study is None:
             raise Unreachable("no study has been started yet; wait for the coordinator")
         roster = plan_from_canonical(study.plan).site_ids
-        certificate, _ = home.coordinator_identity(self._folder)
+        authorities = home.valid_authorities(self._folder, self._state)
+        newest = authorities[-1]
+        roots = self.roots()
         return StudyBundle(
             plan=study.plan,
             signature=study.signature,
-            coordinator=to_pem(certificate),
+            coordinator=authorities[0].coordinator,
             sites=tuple(
                 s.certificate
                 for s in self._state.sites()
-                if s.site in roster and s.struck_at is None
+                if s.site in roster and s.struck_at is None and _holds(s.certificate, roots)
             ),
+            succession=Succession(newest.certificate, newest.endorsement)
+            if len(authorities) > 1 and newest.endorsement is not None
+            else None,
+        )
+
+    def renew(self, identity: Identity) -> bytes:
+        """A newer certificate for the site's key."""
+        return self._upkeep.renew_site(SiteId(identity.name))
+
+    def check_standing(self, identity: Identity) -> None:
+        """Raise IdentityError once the site is struck; looked up again after a moment."""
+        now = time.monotonic()
+        if now - self._struck_at > STANDING_S:
+            self._struck, self._struck_at = self._state.struck(), now
+        if identity.name in self._struck:
+            raise IdentityError(struck_text(SiteId(identity.name)))
+
+    def roots(self) -> tuple[x509.Certificate, ...]:
+        """The authorities whose certificates are valid now, the newer last."""
+        rows = home.valid_authorities(self._folder, self._state)
+        return tuple(home.certificate_of(row.certificate) for row in rows)
+
+    def tls(self) -> ServerTls:
+        """What a new connection is served with."""
+        rows = home.valid_authorities(self._folder, self._state)
+        return ServerTls(
+            certificate=rows[0].coordinator,
+            authority=b"".join(row.certificate for row in rows),
+            anchors=tuple(self._state.invitation_certificates()),
+            key=key_to_pem(home.coordinator_key(self._folder)),
         )
 
     def attend(self, identity: Identity, after: int, timeout_s: float) -> Attendance:
         """The site's current instruction, or the end, or nothing yet."""
-        found = self._driver.attend(SiteId(identity.name), after, timeout_s, self._stopping)
+        directory = self._state.directory()
+
+        def to_end() -> bool:
+            self.check_standing(identity)  # a site that is struck does not wait to the end
+            return self._stopping()
+
+        found = self._driver.attend(SiteId(identity.name), after, timeout_s, to_end)
         if found is None:
-            return Attendance(after)
+            return Attendance(after, directory=directory)
         if isinstance(found, str):
-            return Attendance(after, study_over=found)
-        return Attendance(found[0], instruction=found[1])
+            return Attendance(after, study_over=found, directory=directory)
+        return Attendance(found[0], instruction=found[1], directory=directory)
 
     def answer(self, identity: Identity, answer: Answer) -> None:
         """Hand an answer to the open round."""
@@ -166,6 +228,7 @@ class Service:
         The file is mapped and never read as a whole: however many sites there are, beside the
         sum there are only pages that the system may take back.
         """
+        self._state.check_standing(SiteId(identity.name))
         with path.open("rb") as file:
             packed = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         site = SiteId(identity.name)
@@ -185,3 +248,10 @@ def _request_key(csr: bytes) -> str:
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
     )
+
+
+def _holds(pem: bytes, roots: tuple[x509.Certificate, ...]) -> bool:
+    """Whether peers can take a certificate: of a valid authority, and not expired."""
+    certificate = home.certificate_of(pem)
+    of_ours = any(is_issued_by(certificate, root) for root in roots)
+    return of_ours and certificate.not_valid_after_utc > home.now()

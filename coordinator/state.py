@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from primia.errors import IdentityError, StateError
+from coordinator.roster import Roster
+from primia.errors import StateError
 from primia.identity.heads import Countersigned, SignedHeads
 from primia.protocol.messages import Outcome, RoundId, RoundKind
 from primia.report.record import Absence
 from primia.storage.audit_log import FILE, AuditLog
-from primia.storage.book import Book
 from primia.storage.disk import DISK, Disk
 from primia.types import Digest, SiteId
 
@@ -74,6 +74,15 @@ _MIGRATIONS = [
     ) STRICT;
     INSERT INTO meta SELECT 'audit_from', coalesce(max(attempt), 0) FROM attempts;
     """,
+    # previous: the certificate that the newer one replaces; valid without end until that is seen.
+    """
+    CREATE TABLE authorities (
+        number INTEGER PRIMARY KEY, certificate BLOB NOT NULL, endorsement BLOB,
+        coordinator BLOB NOT NULL, made_at REAL NOT NULL, retired_at REAL
+    ) STRICT;
+    ALTER TABLE sites ADD COLUMN previous TEXT;
+    ALTER TABLE sites ADD COLUMN previous_until REAL;
+    """,
 ]
 
 RESTARTED = "the coordinator was restarted"
@@ -91,18 +100,6 @@ class PinnedStudy:
     signature: bytes
     digest: Digest
     parameters: int
-
-
-@dataclass(frozen=True)
-class Site:
-    """One enrolled hospital."""
-
-    site: SiteId
-    certificate: bytes  # PEM
-    fingerprint: str
-    enrolled_at: float
-    struck_at: float | None
-    last_seen: float | None
 
 
 @dataclass(frozen=True)
@@ -179,13 +176,14 @@ class Participation:
     reason: str
 
 
-class CoordinatorState(Book):
+class CoordinatorState(Roster):
     """The coordinator's database. Raises StateError for faults of the disk."""
 
     def __init__(
         self, folder: Path, clock: Callable[[], float] = time.time, disk: Disk = DISK
     ) -> None:
-        if not disk.exists(folder / "authority"):
+        # The authority may be kept offline.
+        if not (disk.exists(folder / "coordinator.db") or disk.exists(folder / "authority")):
             raise StateError(
                 f"{folder.resolve()} is no coordinator's folder; name it with --state or "
                 f"PRIMIA_STATE, or make a new one: primia-coordinator init STUDY --state {folder}"
@@ -224,111 +222,6 @@ class CoordinatorState(Book):
         if row is None:
             return None
         return PinnedStudy(row["plan"], row["signature"], Digest(row["digest"]), row["parameters"])
-
-    # --- invitations and sites ---------------------------------------------------------------
-
-    def add_invitation(self, *, fingerprint: str, site: SiteId, pem: bytes, expires: float) -> None:
-        """Keep the public half of an invitation; an earlier unused one for the site is void."""
-        with self._db.transaction() as db:
-            db.execute("DELETE FROM invitations WHERE site = ? AND issued IS NULL", (site,))
-            self.audit.append(
-                "site_invited", site=site, fingerprint=fingerprint, expires=int(expires)
-            )
-            db.execute(
-                "INSERT INTO invitations VALUES (?, ?, ?, ?, NULL, NULL)",
-                (fingerprint, site, pem, expires),
-            )
-
-    def invitation_certificates(self) -> list[bytes]:
-        """Enrolment certificates (PEM) that may open a connection: used ones too, until expiry.
-
-        A used code then gets the clear answer that it was used, not a broken handshake.
-        """
-        with self._db.transaction() as db:
-            rows = db.execute(
-                "SELECT certificate FROM invitations WHERE expires_at > ?", (self._clock(),)
-            ).fetchall()
-        return [row["certificate"] for row in rows]
-
-    def redeem(
-        self, fingerprint: str, request_key: str, issue: Callable[[SiteId], tuple[bytes, str]]
-    ) -> bytes:
-        """The site certificate (PEM) for an invitation, made by `issue` once.
-
-        request_key: digest of the key in the request; the same request again gets the same
-        certificate (its reply was lost), another key is refused.
-        Raises IdentityError when the invitation is unknown, void or used.
-        """
-        with self._db.transaction() as db:
-            row = db.execute(
-                "SELECT * FROM invitations WHERE fingerprint = ?", (fingerprint,)
-            ).fetchone()
-            if row is None:
-                raise IdentityError("this invitation is void; ask the coordinator for a new one")
-            if row["issued"] is not None:
-                if row["request_key"] == request_key:
-                    return bytes(row["issued"])
-                raise IdentityError(
-                    "this invitation was used before; if that was not this hospital, tell the "
-                    "coordinator's operator, and ask for a new one"
-                )
-            site = SiteId(row["site"])
-            pem, site_fingerprint = issue(site)
-            self.audit.append("site_enrolled", site=site, certificate=site_fingerprint)
-            db.execute(
-                "UPDATE invitations SET request_key = ?, issued = ? WHERE fingerprint = ?",
-                (request_key, pem, fingerprint),
-            )
-            db.execute(
-                "INSERT OR REPLACE INTO sites VALUES (?, ?, ?, ?, NULL, NULL)",
-                (site, pem, site_fingerprint, self._clock()),
-            )
-        return pem
-
-    def sites(self) -> list[Site]:
-        """Every hospital that ever enrolled, by name."""
-        with self._db.transaction() as db:
-            rows = db.execute("SELECT * FROM sites ORDER BY site").fetchall()
-        return [
-            Site(
-                SiteId(r["site"]), r["certificate"], r["fingerprint"], r["enrolled_at"],
-                r["struck_at"], r["last_seen"],
-            )
-            for r in rows
-        ]  # fmt: skip
-
-    def strike(self, site: SiteId) -> None:
-        """Refuse `site` from its next call on, and void the codes it has not used yet.
-
-        Raises StateError when there is nothing to refuse.
-        """
-        with self._db.transaction() as db:
-            void = db.execute("DELETE FROM invitations WHERE site = ? AND issued IS NULL", (site,))
-            done = db.execute(
-                "UPDATE sites SET struck_at = ? WHERE site = ? AND struck_at IS NULL",
-                (self._clock(), site),
-            )
-            if done.rowcount == 0 and void.rowcount == 0:
-                raise StateError(f"{site} is not on the roster, or was struck before")
-            self.audit.append("site_struck", site=site)
-
-    def check_site(self, site: SiteId, fingerprint: str) -> None:
-        """Raise IdentityError unless this very certificate stands on the roster; note the visit."""
-        now = self._clock()
-        with self._db.transaction() as db:
-            row = db.execute("SELECT * FROM sites WHERE site = ?", (site,)).fetchone()
-            if row is None:
-                raise IdentityError(f"{site} is not enrolled in this study; ask for an invitation")
-            if row["struck_at"] is not None:
-                raise IdentityError(
-                    f"{site} was struck from the roster; ask the coordinator's operator"
-                )
-            if row["fingerprint"] != fingerprint:
-                raise IdentityError(
-                    f"{site} has enrolled again with another certificate; use the newer one"
-                )
-            if row["last_seen"] is None or now - row["last_seen"] > 5.0:
-                db.execute("UPDATE sites SET last_seen = ? WHERE site = ?", (now, site))
 
     # --- heads -------------------------------------------------------------------------------
 

@@ -63,6 +63,19 @@ AUDIT: Mapping[str, AuditEvent] = MappingProxyType(
         "site_struck": AuditEvent(
             COORDINATOR, ("site",), "the site is refused from its next call on; open codes are void"
         ),
+        "site_renewed": AuditEvent(
+            COORDINATOR, ("site", "certificate"),
+            "a newer certificate for the same key; by its fingerprint",
+        ),
+        "coordinator_renewed": AuditEvent(
+            COORDINATOR, ("certificate",), "the coordinator's own certificate, for the same key"
+        ),
+        "authority_rotated": AuditEvent(
+            COORDINATOR, ("fingerprint",), "a new authority, endorsed by the one before it"
+        ),
+        "authority_retired": AuditEvent(
+            COORDINATOR, ("fingerprint",), "nothing that this authority certified is valid any more"
+        ),
         "call_refused": AuditEvent(
             COORDINATOR, ("caller", "reason", "left_out"),
             "someone with a certificate was refused; left_out: how many such refusals before this "
@@ -108,6 +121,10 @@ AUDIT: Mapping[str, AuditEvent] = MappingProxyType(
         "enrolled": AuditEvent(
             WORKER, ("site", "certificate", "authority"), "this site's identity, by fingerprints"
         ),
+        "certificate_renewed": AuditEvent(
+            WORKER, ("certificate", "authorities"),
+            "this site's certificate and the authorities it trusts from now on, by fingerprints",
+        ),
         "plan_approved": AuditEvent(
             WORKER, ("plan", "cohort", "policy", "name", "role"),
             "a person of the hospital approved this plan with this cohort and site policy, by "
@@ -120,7 +137,7 @@ AUDIT: Mapping[str, AuditEvent] = MappingProxyType(
             WORKER, ("reason",), "this site does not take part in the coordinator's plan"
         ),
         "peer_pinned": AuditEvent(
-            WORKER, ("site", "certificate"), "another site's certificate, as first seen"
+            WORKER, ("site", "key"), "another site's public key (SHA-256), as first seen"
         ),
         "peer_forgotten": AuditEvent(
             WORKER, ("site",), "an operator dropped the pin, after comparing by telephone"
@@ -168,7 +185,12 @@ LOG: Mapping[str, LogEvent] = MappingProxyType(
         "coordinator_rolled_back": LogEvent(
             BOTH, "the coordinator's folder is older than what a site countersigned"
         ),
+        "certificate_ends": LogEvent(BOTH, "days left of a certificate, once a day; what to do"),
         # --- the coordinator
+        "site_certificate_renewed": LogEvent(COORDINATOR, "a site has a newer certificate"),
+        "site_certificate_not_renewed": LogEvent(COORDINATOR, "who has to do what, once a day"),
+        "coordinator_certificate_renewed": LogEvent(COORDINATOR, "served to new connections"),
+        "coordinator_certificate_not_renewed": LogEvent(COORDINATOR, "what to do, once a day"),
         "listening": LogEvent(COORDINATOR, "sites may dial in"),
         "site_attends": LogEvent(COORDINATOR, "first sign of life of a site in this run"),
         "round_opened": LogEvent(COORDINATOR, "an attempt begins"),
@@ -183,6 +205,12 @@ LOG: Mapping[str, LogEvent] = MappingProxyType(
         "heads_refused": LogEvent(COORDINATOR, "a site's ledger or audit log went back"),
         "books_differ": LogEvent(COORDINATOR, "database and audit log are not of one age"),
         # --- the worker
+        "certificate_renewed": LogEvent(WORKER, "in use from now on"),
+        "certificate_not_renewed": LogEvent(WORKER, "why, once a day; tried again"),
+        "authorities_trusted": LogEvent(WORKER, "the study's authority is being replaced, or was"),
+        "roster_refused": LogEvent(
+            WORKER, "a certificate or authority that does not hold"
+        ),
         "plan_fits": LogEvent(WORKER, "signature, pin and caps hold; the ε it costs"),
         "waiting_for_approval": LogEvent(WORKER, "what people have yet to approve"),
         "approved": LogEvent(WORKER, "the approval is in force, and whose it is"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,11 +16,13 @@ from primia.config.plan import StudyPlan
 from primia.config.site import SiteConfig
 from primia.errors import PrimiaError
 from primia.identity import keyfile
+from primia.identity.expiry import days_left, threshold
 from primia.imaging.readers import load_cohort
 from primia.learning.terms import is_distributed
 from primia.privacy.ledger import Ledger
 from primia.wire.client import FederationClient
 from worker.home import SiteIdentity, load
+from worker.renewal import follow
 from worker.state import WorkerState
 from worker.study import Peers, checked_plan
 
@@ -53,7 +56,7 @@ def check_site(folder: Path, config_file: Path) -> list[Check]:
         return result
 
     config = step("site file", lambda: load_site(config_file), lambda _: str(config_file))
-    identity = step("identity", lambda: load(folder), lambda i: f"{i.site} at {i.address}")
+    identity = step("identity", lambda: load(folder), _describe_identity)
     if identity is None:
         return found
     step("ledger", lambda: _verify_ledger(folder), lambda rows: f"{rows} charges, chain holds")
@@ -75,12 +78,22 @@ def _fetch_plan(folder: Path, identity: SiteIdentity, config: SiteConfig) -> Stu
     link = FederationClient(identity.address, identity.tls())
     try:
         bundle = link.get_study()
+        identity = follow(identity, bundle, now=datetime.now(UTC))
         plan = checked_plan(bundle, identity, config.caps, state)
         Peers(identity, state).learn(bundle.sites, plan)
         return plan
     finally:
         link.close()
         state.close()
+
+
+def _describe_identity(identity: SiteIdentity) -> str:
+    days = days_left(identity.certificate, datetime.now(UTC))
+    late = "; it is not being renewed: run the worker, or ask the coordinator's operator"
+    return (
+        f"{identity.site} at {identity.address}; certificate ends in {days:.0f} days, renewed by "
+        f"itself while the worker runs{late if threshold(days) is not None else ''}"
+    )
 
 
 def _describe(plan: StudyPlan) -> str:

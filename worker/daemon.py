@@ -32,6 +32,7 @@ from worker.home import SiteIdentity, load
 from worker.learning import FilmLearning
 from worker.offer import make_offer
 from worker.participant import Participant, Pause
+from worker.renewal import Renewal
 from worker.state import WorkerState
 from worker.study import Peers
 from worker.work import LocalWork, check_books
@@ -65,7 +66,8 @@ def run(folder: Path, config_file: Path) -> None:
                 try:
                     while not stop.is_set():
                         config = load_site(config_file)
-                        if _take_part(folder, config, identity, state, ledger, link, stop):
+                        # From disk again: it may have been renewed.
+                        if _take_part(folder, config, load(folder), state, ledger, link, stop):
                             break
                 finally:
                     stop.set()
@@ -96,10 +98,13 @@ def _take_part(
     bundle = _until_answered(link.get_study, stop)
     if bundle is None:
         return True
+    renewal = Renewal(folder, identity, link, state.audit)
+    renewal.follow(bundle)
+    identity = renewal.identity
     offer = make_offer(folder, config, identity, bundle, state)
     plan, cohort = offer.plan, offer.cohort
     gate = ApprovalGate(state, offer.subject)
-    if not gate.wait(stop):
+    if not gate.wait(stop, renewal.keep):
         return False
     peers = Peers(identity, state)
     peers.learn(bundle.sites, plan)
@@ -125,7 +130,10 @@ def _take_part(
     if len(devices) > 1 and is_distributed(plan):
         log.warning("processes_unused", reason="a round of shared noise is one step, on one device")
     log.info("taking_part", site=identity.site, coordinator=identity.address)
-    return Participant(identity, peers, work, link, stop, model_bytes, gate=gate).serve()
+    renewal.watch(peers, plan)
+    return Participant(
+        identity, peers, work, link, stop, model_bytes, gate=gate, renewal=renewal
+    ).serve()
 
 
 def _model_size(plan: StudyPlan) -> tuple[int, int]:

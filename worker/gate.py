@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -31,11 +32,11 @@ class ApprovalGate:
         """Whether the approval is in force."""
         return not standing(self.state.decisions(), self.subject).missing
 
-    def wait(self, stop: threading.Event) -> bool:
+    def wait(self, stop: threading.Event, meanwhile: Callable[[], None] = lambda: None) -> bool:
         """Wait until the approval is in force, saying once what is missing; whether it is.
 
         False when stopped, and when people approved something else than was loaded: then site file,
-        plan and films have to be read again.
+        plan and films have to be read again. meanwhile: done at each look, for this may take weeks.
         """
         said = ""
         known = len(self.state.decisions())
@@ -55,5 +56,6 @@ class ApprovalGate:
                     cohort=self.subject.cohort,
                 )
                 said = found.why
+            meanwhile()
             stop.wait(POLL_S)
         return False

@@ -35,7 +35,10 @@ class HeadsLink(Protocol):
 
 
 class Heads:
-    """Hands this site's heads over, and holds its books against those the coordinator has."""
+    """Hands this site's heads over, and holds its books against those the coordinator has.
+
+    identity: as it is now; its certificate may be renewed while the daemon runs.
+    """
 
     def __init__(
         self,
@@ -45,7 +48,7 @@ class Heads:
         ledger: Ledger,
         link: HeadsLink,
     ) -> None:
-        self._identity = identity
+        self.identity = identity
         self._plan = plan
         self._state = state
         self._ledger = ledger
@@ -78,13 +81,13 @@ class Heads:
         """A coordinator that lies cannot stop us with heads of its own making, and is told on."""
         try:
             signer = from_pem(held.certificate)
-            own = signer.public_key() == self._identity.key.public_key() or (
+            own = signer.public_key() == self.identity.key.public_key() or (
                 fingerprint(signer) in self._former_certificates()
             )
             ours = own and held.holds()
         except IdentityError:
             ours = False
-        if not ours or held.heads.site != self._identity.site or held.heads.plan != self._plan:
+        if not ours or held.heads.site != self.identity.site or held.heads.plan != self._plan:
             raise IdentityError(
                 "the coordinator shows heads of our books that this site did not sign; nothing was "
                 "trained. Tell its operator, and check that this folder is this site's newest copy"
@@ -104,15 +107,15 @@ class Heads:
         ledger, audit = self._ledger.head(), self._state.audit.head()
         heads = SiteHeads(
             plan=self._plan,
-            site=self._identity.site,
+            site=self.identity.site,
             attempt=attempt,
             ledger=Mark(ledger.rows, ledger.digest),
             audit=Mark(audit.lines, audit.digest),
         )
-        signed = sign_heads(heads, self._identity.key, to_pem(self._identity.certificate))
+        signed = sign_heads(heads, self.identity.key, to_pem(self.identity.certificate))
         try:
             answer = self._link.countersign(signed, seen)
-            answer.check(self._identity.authority, now=datetime.now(UTC))
+            answer.check(self.identity.roots, now=datetime.now(UTC))
             if answer.heads != heads:
                 raise PeerError("the coordinator countersigned other heads than ours")
         except Unreachable as err:
@@ -132,7 +135,7 @@ class Heads:
             log.warning("coordinator_rolled_back", line=seen.audit.count)
             self._state.audit.append(
                 "coordinator_rolled_back",
-                site=self._identity.site,
+                site=self.identity.site,
                 lines=seen.audit.count,
                 digest=seen.audit.digest,
             )

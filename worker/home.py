@@ -1,6 +1,7 @@
 """The worker's folder: its identity, what it remembers, its ledger, its stored updates.
 
-STATE/identity/  site.key site.pem authority.pem     (0600 in 0700)
+STATE/identity/  site.key site.pem authority.pem     (0600 in 0700; authority.pem holds two while
+                                                     the authority is being replaced)
 STATE/worker.db  STATE/ledger.db  STATE/blobs/  STATE/split.key  STATE/lock
 """
 
@@ -17,7 +18,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from primia.errors import ConfigError, IdentityError, StateError
 from primia.identity import keyfile
-from primia.identity.certificate import Role, check_issued, check_key, fingerprint, from_pem, to_pem
+from primia.identity.certificate import (
+    Role,
+    check_issued,
+    check_key,
+    fingerprint,
+    from_pem,
+    issuer_of,
+    roots_from_pem,
+    to_pem,
+)
 from primia.identity.enrolment import Enrolled
 from primia.identity.invitation import Invitation, read_code
 from primia.privacy.ledger import Ledger
@@ -32,27 +42,39 @@ _EMPTY = "nobody enrolled here; run: primia-worker enrol CODE --state "
 
 @dataclass(frozen=True)
 class SiteIdentity:
-    """Who this worker is, and whom it trusts."""
+    """Who this worker is, and whom it trusts.
+
+    successor: the newer authority, endorsed by `authority`, while both are valid.
+    """
 
     site: SiteId
     address: str  # of the coordinator
     certificate: x509.Certificate
     authority: x509.Certificate
     key: ec.EllipticCurvePrivateKey
+    successor: x509.Certificate | None = None
+
+    @property
+    def roots(self) -> tuple[x509.Certificate, ...]:
+        """The authorities trusted here, the newer last."""
+        return (self.authority,) if self.successor is None else (self.authority, self.successor)
 
     def tls(self) -> ClientTls:
         """What it dials with."""
         return ClientTls(
-            authority=to_pem(self.authority),
+            authority=b"".join(to_pem(root) for root in self.roots),
             certificate=to_pem(self.certificate),
             key=keyfile.key_to_pem(self.key),
         )
 
 
-def enrol(folder: Path, code: str, expected: str | None) -> tuple[SiteIdentity, str]:
+def enrol(
+    folder: Path, code: str, expected: str | None, *, again: bool = False
+) -> tuple[SiteIdentity, str]:
     """Turn a code into an identity in `folder`; returns it and the authority's fingerprint.
 
     expected: the fingerprint heard by telephone, if it is to be compared here and now.
+    again: replace the certificate of an enrolled folder and keep its key, so that peers know it.
     Raises IdentityError, Unreachable, StateError; nothing is trusted then.
     """
     from primia.wire.client import enrol as ask
@@ -69,18 +91,22 @@ def enrol(folder: Path, code: str, expected: str | None) -> tuple[SiteIdentity, 
         )
     with StateFolder(folder):
         identity = folder / "identity"
-        if is_enrolled(folder):
+        if is_enrolled(folder) and not again:
             raise StateError(
-                f"{folder} is enrolled already; to replace its identity, move {identity} away and "
-                "keep everything else: the ledger beside it says what the patients have spent"
+                f"{folder} is enrolled already; if its certificate was struck or has expired, "
+                "enrol with --again, which keeps the key; if the key was lost or read by others, "
+                f"move {identity} away first and keep everything else: the ledger beside it says "
+                "what the patients have spent"
             )
+        if again:
+            _check_same_site(folder, invitation)
         key_path = identity / "site.key"
         # The key is on disk before it is certified: a reply that gets lost can be asked for again.
         if not key_path.exists():
             keyfile.store_key(key_path, keyfile.new_key())
         key = keyfile.load_key(key_path)
         enrolled = ask(invitation, key)
-        _start_books(folder, invitation, enrolled)
+        _start_books(folder, invitation, enrolled, new=not again)
         keyfile.store(identity / "authority.pem", to_pem(enrolled.authority))
         keyfile.store(identity / "site.pem", to_pem(enrolled.certificate))
     return load(folder), fingerprint(enrolled.authority)
@@ -105,8 +131,22 @@ def read_code_file(file: Path, wait_s: float) -> str:
         raise ConfigError(f"{file} holds no invitation code; give the file that was sent") from err
 
 
-def _start_books(folder: Path, invitation: Invitation, enrolled: Enrolled) -> None:
-    """The empty ledger, the split key, the address; the certificate comes last and seals it."""
+def _check_same_site(folder: Path, invitation: Invitation) -> None:
+    state = WorkerState(folder)
+    site = state.noted("site")
+    state.close()
+    if site != invitation.site:
+        raise IdentityError(
+            f"the code is for {invitation.site}, and {folder} belongs to {site or 'nobody yet'}; "
+            "ask for a code for this site, or leave --again out"
+        )
+
+
+def _start_books(folder: Path, invitation: Invitation, enrolled: Enrolled, *, new: bool) -> None:
+    """The empty ledger, the split key, the address; the certificate comes last and seals it.
+
+    new: false for a site that took part before, whose ledger must be there.
+    """
     state = WorkerState(folder)
     state.note("address", invitation.address)
     state.note("site", invitation.site)
@@ -117,7 +157,7 @@ def _start_books(folder: Path, invitation: Invitation, enrolled: Enrolled) -> No
         authority=fingerprint(enrolled.authority),
     )
     state.close()
-    Ledger(folder / "ledger.db", create=True).close()
+    Ledger(folder / "ledger.db", create=new).close()
     if not (folder / "split.key").exists():
         keyfile.store(folder / "split.key", os.urandom(32))
 
@@ -131,14 +171,27 @@ def load(folder: Path) -> SiteIdentity:
     state.close()
     if address is None or site is None:
         raise StateError(f"{folder}: {_EMPTY}{folder}")
-    authority = from_pem(keyfile.load(folder / "identity" / "authority.pem"))
+    roots = roots_from_pem(keyfile.load(folder / "identity" / "authority.pem"))
     certificate = from_pem(keyfile.load(folder / "identity" / "site.pem"))
     key = keyfile.load_key(folder / "identity" / "site.key")
     check_key(certificate, key)
-    identity = check_issued(certificate, authority, role=Role.SITE, now=datetime.now(UTC))
+    issuer = issuer_of(certificate, roots)
+    identity = check_issued(certificate, issuer, role=Role.SITE, now=datetime.now(UTC))
     if identity.name != site:
         raise IdentityError(f"the certificate is for {identity}, the folder for {site}")
-    return SiteIdentity(SiteId(site), address, certificate, authority, key)
+    successor = roots[1] if len(roots) > 1 else None
+    return SiteIdentity(SiteId(site), address, certificate, roots[0], key, successor)
+
+
+def store(folder: Path, identity: SiteIdentity) -> None:
+    """Keep a renewed certificate and the authorities trusted now; each file is replaced whole.
+
+    A crash in between is harmless: the certificate is one of an authority trusted before and
+    after.
+    """
+    roots = b"".join(to_pem(root) for root in identity.roots)
+    keyfile.store(folder / "identity" / "authority.pem", roots)
+    keyfile.store(folder / "identity" / "site.pem", to_pem(identity.certificate))
 
 
 def _plain(text: str) -> str:

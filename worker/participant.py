@@ -9,7 +9,7 @@ import os
 import random
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
 
@@ -60,6 +60,9 @@ from worker.home import SiteIdentity
 from worker.state import StoredUpdate
 from worker.study import Peers
 from worker.work import LocalWork, check_round
+
+if TYPE_CHECKING:
+    from worker.renewal import Renewal
 
 log = structlog.get_logger()
 
@@ -153,6 +156,7 @@ class Participant:
         gate: Gate,
         entropy: Entropy = os.urandom,
         jitter: Jitter = random.uniform,
+        renewal: Renewal | None = None,
     ) -> None:
         """model_bytes: the most that a global model may have."""
         self._identity = identity
@@ -168,6 +172,7 @@ class Participant:
         self._heads = Heads(identity, plan_digest(work.plan), work.state, work.ledger, link)
         self._last_attempt = 0  # that we heard of
         self._to_countersign = True
+        self._renewal = renewal
         self._round: SiteRound | None = None
         self._update: StoredUpdate | None = None
         self._session = b""
@@ -190,6 +195,7 @@ class Participant:
                 self._countersign()
                 news = self._link.attend(after)
                 pause.reset()
+                self._look(news)
                 if news.study_over is not None:
                     self._to_countersign = True  # the last attempt's end may not have been told
                     self._countersign()
@@ -218,6 +224,15 @@ class Participant:
         """Hand our heads over when an attempt has ended; when that fails, after the next call."""
         if self._to_countersign:
             self._to_countersign = not self._heads.exchange(self._last_attempt)
+
+    def _look(self, news: Attendance) -> None:
+        """Certificates and roster, before the next instruction is carried out."""
+        if self._renewal is not None:
+            at_hand = None if self._round is None else self._round.round
+            next_one = at_hand if news.instruction is None else news.instruction.round
+            between = at_hand is None or next_one != at_hand
+            self._renewal.look(news.directory, between_rounds=between)
+            self._heads.identity = self._renewal.identity
 
     def _obey(self, instruction: Instruction) -> None:
         """Carry out one instruction; what this site refuses becomes a Declined, and a log line."""

@@ -58,6 +58,8 @@ _MIGRATIONS = [
     INSERT INTO meta SELECT 'audit_from', coalesce(max(attempt), 0) FROM promises
     WHERE kind = 'KeysMade';
     """,
+    # Pins of before hold a certificate; it gives its key when it is next shown.
+    "ALTER TABLE peers ADD COLUMN key TEXT",
 ]
 
 
@@ -173,29 +175,38 @@ class WorkerState(Book):
             rows = db.execute("SELECT * FROM decisions ORDER BY id").fetchall()
         return [Decision(**{**dict(row), "approved": bool(row["approved"])}) for row in rows]
 
-    def pin_peer(self, site: SiteId, fingerprint: str) -> None:
-        """Hold on to a peer's certificate as first seen. Raises IdentityError for another one.
+    def pin_peer(self, site: SiteId, *, key: str, certificate: str) -> None:
+        """Hold on to a peer's key as first seen. Raises IdentityError for another one.
 
         The authority's key lies with the coordinator, which could otherwise put itself in the
-        place of a peer at any time.
+        place of a peer at any time. A renewed certificate has the same key, and the same pin.
+        key, certificate: fingerprints.
         """
         with self._db.transaction() as db:
-            row = db.execute("SELECT fingerprint FROM peers WHERE site = ?", (site,)).fetchone()
+            row = db.execute("SELECT * FROM peers WHERE site = ?", (site,)).fetchone()
             if row is None:
-                self.audit.append("peer_pinned", site=site, certificate=fingerprint)
-                db.execute("INSERT INTO peers VALUES (?, ?, ?)", (site, fingerprint, self._clock()))
-            elif row["fingerprint"] != fingerprint:
+                self.audit.append("peer_pinned", site=site, key=key)
+                db.execute(
+                    "INSERT INTO peers VALUES (?, ?, ?, ?)", (site, certificate, self._clock(), key)
+                )
+            elif row["key"] == key or (row["key"] is None and row["fingerprint"] == certificate):
+                db.execute(
+                    "UPDATE peers SET key = ?, fingerprint = ? WHERE site = ?",
+                    (key, certificate, site),
+                )
+            else:
                 raise IdentityError(
-                    f"{site} now shows another certificate ({fingerprint}) than the one pinned "
-                    f"here ({row['fingerprint']}); compare by telephone, then run: "
+                    f"{site} now shows another key ({key}) than the one pinned here "
+                    f"({row['key'] or 'of the certificate ' + row['fingerprint']}); compare by "
+                    "telephone with what `primia-worker peers` shows there as its own, then run: "
                     f"primia-worker peers --forget {site}"
                 )
 
     def peers(self) -> dict[SiteId, str]:
-        """Pinned peers and their fingerprints."""
+        """Pinned peers and their keys' fingerprints; of older pins, the certificates'."""
         with self._db.transaction() as db:
             rows = db.execute("SELECT * FROM peers ORDER BY site").fetchall()
-        return {SiteId(r["site"]): r["fingerprint"] for r in rows}
+        return {SiteId(r["site"]): r["key"] or r["fingerprint"] for r in rows}
 
     def forget_peer(self, site: SiteId) -> bool:
         """Drop a pin, because a person has checked the new certificate; False if there is none."""

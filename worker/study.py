@@ -2,7 +2,7 @@
 
 Nothing the coordinator sends is believed on its word. The plan must be signed by the coordinator's
 certificate, be the one pinned here, and fit this site's caps; each peer's certificate must come
-from the authority and be the one first seen.
+from the authority and be for the key first seen.
 """
 
 from __future__ import annotations
@@ -15,7 +15,14 @@ from cryptography import x509
 from primia.config import StudyPlan, plan_digest, plan_from_canonical
 from primia.config.site import Caps
 from primia.errors import IdentityError, PolicyRefused
-from primia.identity.certificate import Role, check_issued, fingerprint, from_pem
+from primia.identity.certificate import (
+    Role,
+    check_issued,
+    fingerprint,
+    from_pem,
+    issuer_of,
+    key_fingerprint,
+)
 from primia.identity.signing import verify
 from primia.settle import settle
 from primia.types import SiteId
@@ -37,9 +44,8 @@ def checked_plan(
     or another plan than the one this folder has worked for).
     """
     coordinator = from_pem(bundle.coordinator)
-    who = check_issued(
-        coordinator, identity.authority, role=Role.COORDINATOR, now=datetime.now(UTC)
-    )
+    issuer = issuer_of(coordinator, identity.roots)
+    who = check_issued(coordinator, issuer, role=Role.COORDINATOR, now=datetime.now(UTC))
     if not verify(coordinator, PLAN_LABEL, bundle.plan, bundle.signature):
         raise IdentityError(
             "the plan's signature does not verify; nothing was trained. Tell the coordinator's "
@@ -66,26 +72,39 @@ def checked_plan(
 
 
 class Peers:
-    """Certificates of the roster, each from the authority and each pinned when first seen."""
+    """Certificates of the roster, each from the authority and each key pinned when first seen."""
 
     def __init__(self, identity: SiteIdentity, state: WorkerState) -> None:
-        self._identity = identity
+        self._me = identity.site
+        self._roots = identity.roots
         self._state = state
         self._known: dict[SiteId, x509.Certificate] = {}
 
+    def trust(self, roots: tuple[x509.Certificate, ...]) -> None:
+        """From now on certificates of these authorities hold, and no others."""
+        self._roots = roots
+
     def learn(self, certificates: tuple[bytes, ...], plan: StudyPlan) -> None:
-        """Take certificates (PEM) in. Raises IdentityError for one that does not hold."""
+        """Take the roster's certificates (PEM) in, and drop those that are no longer on it.
+
+        Raises IdentityError for one that does not hold; then nothing is dropped or taken.
+        """
+        known = {}
         for pem in certificates:
             certificate = from_pem(pem)
-            who = check_issued(
-                certificate, self._identity.authority, role=Role.SITE, now=datetime.now(UTC)
-            )
+            if certificate.not_valid_after_utc < datetime.now(UTC):
+                continue  # that hospital is refused by everybody until it has a newer one
+            issuer = issuer_of(certificate, self._roots)
+            who = check_issued(certificate, issuer, role=Role.SITE, now=datetime.now(UTC))
             site = SiteId(who.name)
             if site not in plan.site_ids:
                 raise IdentityError(f"{who} is not on the plan's roster; nothing was trained")
-            if site != self._identity.site:  # our own may be replaced by enrolling again
-                self._state.pin_peer(site, fingerprint(certificate))
-            self._known[site] = certificate
+            if site != self._me:  # our own may be replaced by enrolling again
+                self._state.pin_peer(
+                    site, key=key_fingerprint(certificate), certificate=fingerprint(certificate)
+                )
+            known[site] = certificate
+        self._known = known
 
     def knows(self, sites: set[SiteId]) -> bool:
         """Whether every one of `sites` has a certificate here."""

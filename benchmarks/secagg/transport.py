@@ -208,6 +208,11 @@ class Spool:
 
     def answer(self, *_: Any) -> None: ...
 
+    def renew(self, *_: Any) -> bytes:
+        raise NotImplementedError
+
+    def check_standing(self, *_: Any) -> None: ...
+
     def upload_progress(self, *_: Any) -> None: ...
 
     def upload_complete(self, _: Any, __: UploadKey, path: Path, ___: Digest) -> None:

@@ -65,9 +65,13 @@ class Authority:
         csr: PKCS #10 in PEM. Only its public key is used; whatever names it asks for are ignored.
         Raises IdentityError when it cannot be read or its signature does not hold.
         """
-        return self._issue(
-            Identity(Role.SITE, site), key_of_request(csr), [], now=now, valid_days=valid_days
-        )
+        return self.renew_site(key_of_request(csr), site, now=now, valid_days=valid_days)
+
+    def renew_site(
+        self, key: ec.EllipticCurvePublicKey, site: SiteId, *, now: datetime, valid_days: int
+    ) -> x509.Certificate:
+        """A client certificate for `site` and a key that it has proved to hold."""
+        return self._issue(Identity(Role.SITE, site), key, [], now=now, valid_days=valid_days)
 
     def _issue(
         self,

@@ -10,6 +10,7 @@ Identity is the one URI in the subject alternative name; the common name is neve
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -21,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from primia.errors import IdentityError
-from primia.types import SiteId, site_id
+from primia.types import SiteId, sha256, site_id
 
 COORDINATOR_HOST = "coordinator.primia.internal"
 """The one DNS name in a coordinator's certificate, whatever its address; clients ask for it."""
@@ -91,6 +92,20 @@ def from_pem(pem: bytes) -> x509.Certificate:
     return found[0]
 
 
+def roots_from_pem(pem: bytes) -> tuple[x509.Certificate, ...]:
+    """The study authorities that a site trusts: one, or during a rotation two, the newer last.
+
+    Raises IdentityError for anything else.
+    """
+    try:
+        found = x509.load_pem_x509_certificates(pem) if len(pem) <= 2 * _MAX_PEM else []
+    except ValueError as err:
+        raise IdentityError("not certificates in PEM form") from err
+    if not 1 <= len(found) <= 2:
+        raise IdentityError(f"{len(found)} authorities where one or two are expected")
+    return tuple(found)
+
+
 def to_pem(certificate: x509.Certificate) -> bytes:
     """The certificate as PEM."""
     return certificate.public_bytes(serialization.Encoding.PEM)
@@ -99,6 +114,31 @@ def to_pem(certificate: x509.Certificate) -> bytes:
 def fingerprint(certificate: x509.Certificate) -> str:
     """SHA-256 of the DER form as 32 colon-separated pairs, for two people to compare."""
     return certificate.fingerprint(hashes.SHA256()).hex(":")
+
+
+def key_fingerprint(certificate: x509.Certificate) -> str:
+    """SHA-256 of the public key, in the form of `fingerprint`; a renewal keeps it."""
+    der = certificate.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return bytes.fromhex(sha256(der)).hex(":")
+
+
+def issuer_of(certificate: x509.Certificate, roots: Sequence[x509.Certificate]) -> x509.Certificate:
+    """The one of `roots` that signed `certificate`; the newest if none did.
+
+    `check_issued` with what this returns then says that it was not issued by it.
+    """
+    return next((r for r in reversed(roots) if is_issued_by(certificate, r)), roots[-1])
+
+
+def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether `issuer` signed `certificate`; says nothing of roles and dates."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def identity_of(certificate: x509.Certificate) -> Identity:
@@ -189,12 +229,10 @@ def check_key(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) ->
 
 
 def _check_signed(certificate: x509.Certificate, issuer: x509.Certificate, what: str) -> None:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature) as err:
+    if not is_issued_by(certificate, issuer):
         raise IdentityError(
             f"{what} was not issued by this study's authority (fingerprint {fingerprint(issuer)})"
-        ) from err
+        )
 
 
 def _check_profile(certificate: x509.Certificate, role: Role) -> None:

@@ -7,6 +7,7 @@ signs it together with the head of its own audit log; the site keeps this in tur
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from primia.errors import IdentityError
-from primia.identity.certificate import Role, check_issued, from_pem
+from primia.identity.certificate import Role, check_issued, from_pem, issuer_of
 from primia.identity.signing import sign, verify
 from primia.types import Digest, SiteId
 
@@ -102,13 +103,16 @@ class Countersigned:
         """What is signed."""
         return _countersigned_statement(self.heads, self.audit)
 
-    def check(self, authority: x509.Certificate, *, now: datetime | None = None) -> None:
-        """Raise IdentityError unless a coordinator of `authority` signed this.
+    def check(
+        self, authorities: Sequence[x509.Certificate], *, now: datetime | None = None
+    ) -> None:
+        """Raise IdentityError unless a coordinator of one of `authorities` signed this.
 
         now: None for a countersignature of the past, whose certificate may have run out since.
         """
         certificate = from_pem(self.certificate)
         moment = certificate.not_valid_before_utc if now is None else now
+        authority = issuer_of(certificate, authorities)
         check_issued(certificate, authority, role=Role.COORDINATOR, now=moment)
         if not verify(certificate, COORDINATOR_LABEL, self.statement(), self.signature):
             raise IdentityError("a countersignature that the coordinator did not make")

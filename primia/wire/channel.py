@@ -15,6 +15,8 @@ from primia.identity.certificate import (
     check_key,
     from_pem,
     identity_of,
+    issuer_of,
+    roots_from_pem,
 )
 from primia.identity.invitation import split_address
 from primia.identity.keyfile import key_from_pem
@@ -46,8 +48,9 @@ OPTIONS = [
 class ClientTls:
     """What a site dials with, all PEM.
 
-    authority: whom to trust; the study authority's certificate (while enrolling, the very
-    certificate that the server showed, judged when the reply is there).
+    authority: whom to trust; the study authority's certificate, during a rotation both, the newer
+    last (while enrolling, the very certificate that the server showed, judged when the reply is
+    there).
     """
 
     authority: bytes
@@ -64,7 +67,8 @@ class ClientTls:
         if identity_of(certificate).role is Role.ENROL:
             check_enrolment(certificate, now=now)
         else:
-            check_issued(certificate, from_pem(self.authority), role=Role.SITE, now=now)
+            issuer = issuer_of(certificate, roots_from_pem(self.authority))
+            check_issued(certificate, issuer, role=Role.SITE, now=now)
 
 
 def connect(address: str, tls: ClientTls) -> grpc.Channel:

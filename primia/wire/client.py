@@ -27,7 +27,7 @@ from primia.wire import convert, convert_heads
 from primia.wire.channel import CHUNK, MAX_MESSAGE, ClientTls, connect
 from primia.wire.diagnosis import diagnose, served_certificate
 from primia.wire.errors_table import error_of, was_named
-from primia.wire.handler import POLL_S, Attendance, StudyBundle, UploadKey
+from primia.wire.handler import POLL_S, Attendance, StudyBundle, Succession, UploadKey
 from primia.wire.limits import IDLE_S, IdleWatch, Rate
 from primia.wire.v1 import federation_pb2 as pb
 from primia.wire.v1 import federation_pb2_grpc
@@ -58,13 +58,17 @@ class FederationClient:
         pause_s: mean pause before a broken stream is taken up again, with jitter.
         Raises IdentityError when our own files cannot be right.
         """
-        tls.check_own(now=now())
         self.address = address
-        self._tls = tls
+        self._now = now
         self._pause_s = pause_s
         self._closed = threading.Event()
         self._up, self._down = Rate(), Rate()
-        self._channel = connect(address, tls)
+        self._dial_with(tls)
+
+    def _dial_with(self, tls: ClientTls) -> None:
+        tls.check_own(now=self._now())
+        self._tls = tls
+        self._channel = connect(self.address, tls)
         self._stub = federation_pb2_grpc.FederationStub(self._channel)  # type: ignore[no-untyped-call]
         # Takes frames that are serialised already (see `_frames`).
         self._upload = self._channel.stream_unary(
@@ -78,6 +82,18 @@ class FederationClient:
         self._closed.set()
         self._channel.close()
 
+    def use(self, tls: ClientTls) -> None:
+        """Go on with another certificate: a gRPC channel keeps the one it was made with.
+
+        Between two calls only; one in another thread ends with Unreachable. Raises IdentityError,
+        and goes on with the certificate it has.
+        """
+        before = self._channel
+        self._dial_with(tls)
+        before.close()
+        if self._closed.is_set():  # somebody hung up meanwhile, on the channel of before
+            self._channel.close()
+
     def get_study(self) -> StudyBundle:
         """The signed plan and the certificates of the roster; nothing of it is checked here."""
         reply = self._call(self._stub.GetStudy, pb.GetStudyRequest(), CALL_S, MAX_MESSAGE)
@@ -86,6 +102,9 @@ class FederationClient:
             signature=reply.signature,
             coordinator=reply.coordinator,
             sites=tuple(reply.sites),
+            succession=Succession(reply.succession.authority, reply.succession.endorsement)
+            if reply.HasField("succession")
+            else None,
         )
 
     def last_heads(self, seen: Countersigned | None) -> SignedHeads | None:
@@ -101,17 +120,23 @@ class FederationClient:
         )
         return convert_heads.countersigned_from_pb(self._call(self._stub.Countersign, request))
 
+    def renew(self) -> bytes:
+        """A new certificate (PEM) for the key in use; nothing of it is checked here."""
+        return bytes(self._call(self._stub.Renew, pb.RenewRequest()).certificate)
+
     def attend(self, after: int) -> Attendance:
         """Wait up to about 20 s for something newer than serial `after`; it may be nothing."""
         reply = self._call(self._stub.Attend, pb.AttendRequest(after=after), POLL_S + CALL_S)
+        serial, directory = reply.serial, reply.directory
         match reply.WhichOneof("body"):
             case "instruction":
                 body = convert.instruction_from_pb(reply.instruction)
-                return Attendance(reply.serial, instruction=body)
+                return Attendance(serial, instruction=body, directory=directory)
             case "study_over":
-                return Attendance(reply.serial, study_over=convert.clean(reply.study_over.reason))
+                reason = convert.clean(reply.study_over.reason)
+                return Attendance(serial, study_over=reason, directory=directory)
             case "wait":
-                return Attendance(reply.serial)
+                return Attendance(serial, directory=directory)
         raise PeerError("a reply without content; both sides need the same version of primia")
 
     def answer(self, answer: Answer) -> None:

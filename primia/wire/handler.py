@@ -26,6 +26,14 @@ class Enrolment:
 
 
 @dataclass(frozen=True)
+class Succession:
+    """A newer study authority (PEM) beside the older one, and the older one's endorsement."""
+
+    authority: bytes
+    endorsement: bytes
+
+
+@dataclass(frozen=True)
 class StudyBundle:
     """The signed plan, and the certificates against which a site checks it and its peers (PEM)."""
 
@@ -33,6 +41,7 @@ class StudyBundle:
     signature: bytes
     coordinator: bytes
     sites: tuple[bytes, ...]
+    succession: Succession | None = None  # while two authorities are valid
 
 
 @dataclass(frozen=True)
@@ -40,11 +49,13 @@ class Attendance:
     """What is new for a site: an instruction, or the study's end, or nothing yet.
 
     serial: number of the instruction, growing; the site sends it back once it is carried out.
+    directory: another one than before: certificates or authorities changed, ask for the study.
     """
 
     serial: int
     instruction: Instruction | None = None
     study_over: str | None = None
+    directory: int = 0
 
     def __post_init__(self) -> None:
         if self.instruction is not None and self.study_over is not None:
@@ -106,6 +117,15 @@ class FederationHandler(Protocol):
         seen: Countersigned | None,
     ) -> Countersigned:
         """Keep newer heads of this site and countersign them; PeerError when they go back."""
+
+    def renew(self, identity: Identity) -> bytes:
+        """A newer certificate (PEM) for the site's key; the same again while it is fresh.
+
+        Raises Unreachable, with who has to do what, when nothing can be certified now.
+        """
+
+    def check_standing(self, identity: Identity) -> None:
+        """Called again and again while a call lasts. Raise IdentityError to end it: struck."""
 
     def study(self, identity: Identity) -> StudyBundle:
         """The plan and the certificates of the roster."""

@@ -10,9 +10,10 @@ from types import TracebackType
 
 import grpc
 import structlog
+from cryptography import x509
 
 from primia.errors import PrimiaError, StateError
-from primia.identity.certificate import from_pem
+from primia.identity.certificate import roots_from_pem
 from primia.identity.invitation import split_address
 from primia.wire.channel import KEEPALIVE_ANSWER_S, KEEPALIVE_S, MAX_MESSAGE
 from primia.wire.handler import FederationHandler
@@ -50,6 +51,7 @@ _CONNECTIONS_PER_SITE = 4  # a site has one; a link that broke may leave some be
 class ServerTls:
     """What the coordinator serves with, all PEM.
 
+    authority: the study's, during a rotation both.
     anchors: enrolment certificates of invitations that have not expired, used ones included (so
     that a site whose reply was lost can ask again, and one that comes too late hears why).
     """
@@ -94,12 +96,15 @@ def serve(
     tls: Callable[[], ServerTls],
     max_sites: int = 100,
     connection_age_s: float = CONNECTION_AGE_S,
+    roots: Callable[[], tuple[x509.Certificate, ...]] | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Server:
     """Start to serve `handler` at host:port (port 0 in tests: the system's choice).
 
     tls: asked again at every new connection, so invitations and a renewed certificate need no
-    restart. The authority itself must stay the same.
+    restart.
+    roots: the authorities that are valid now, asked at every call; without it those that `tls`
+    gives at the start.
     Raises StateError when the address cannot be had.
     """
     host, _ = split_address(listen, port_zero=True)
@@ -115,8 +120,8 @@ def serve(
         ],
         maximum_concurrent_rpcs=threads,
     )
-    authority = from_pem(tls().authority)
-    servicer = FederationServicer(handler, authority, now)
+    at_start = roots_from_pem(tls().authority)
+    servicer = FederationServicer(handler, roots or (lambda: at_start), now)
     federation_pb2_grpc.add_FederationServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     credentials = grpc.dynamic_ssl_server_credentials(
         _configuration(tls()),

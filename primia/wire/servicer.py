@@ -20,6 +20,7 @@ from primia.identity.certificate import (
     check_issued,
     from_pem,
     identity_of,
+    issuer_of,
 )
 from primia.identity.heads import Countersigned
 from primia.wire import convert, convert_heads
@@ -103,11 +104,12 @@ class FederationServicer(federation_pb2_grpc.FederationServicer):
     def __init__(
         self,
         handler: FederationHandler,
-        authority: x509.Certificate,
+        roots: Callable[[], tuple[x509.Certificate, ...]],
         now: Callable[[], datetime],
     ) -> None:
+        """roots: the authorities that are valid now, asked at every call."""
         self._handler = handler
-        self._authority = authority
+        self._roots = roots
         self._now = now
         self._uploads = Uploads(handler)
         self._gate = Gate()
@@ -148,7 +150,8 @@ class FederationServicer(federation_pb2_grpc.FederationServicer):
             raise IdentityError(f"{found} may not make this call; it is for the role {role.value}")
         if role is Role.ENROL:
             return check_enrolment(certificate, now=self._now()), certificate
-        return check_issued(certificate, self._authority, role=role, now=self._now()), certificate
+        authority = issuer_of(certificate, self._roots())
+        return check_issued(certificate, authority, role=role, now=self._now()), certificate
 
     @_only(Role.ENROL)
     def Enrol(self, caller: Caller, request: pb.EnrolRequest) -> pb.EnrolReply:  # noqa: N802
@@ -163,6 +166,11 @@ class FederationServicer(federation_pb2_grpc.FederationServicer):
             signature=study.signature,
             coordinator=study.coordinator,
             sites=study.sites,
+            succession=None
+            if study.succession is None
+            else pb.Succession(
+                authority=study.succession.authority, endorsement=study.succession.endorsement
+            ),
         )
 
     @_only(Role.SITE)
@@ -177,15 +185,18 @@ class FederationServicer(federation_pb2_grpc.FederationServicer):
         return convert_heads.countersigned_to_pb(found)
 
     @_only(Role.SITE)
+    def Renew(self, caller: Caller, request: pb.RenewRequest) -> pb.RenewReply:  # noqa: N802, ARG002
+        return pb.RenewReply(certificate=self._handler.renew(caller[0]))
+
+    @_only(Role.SITE)
     def Attend(self, caller: Caller, request: pb.AttendRequest) -> pb.AttendReply:  # noqa: N802
         found = self._handler.attend(caller[0], request.after, POLL_S)
+        reply = pb.AttendReply(serial=found.serial, directory=found.directory, wait=pb.Wait())
         if found.instruction is not None:
-            body = convert.instruction_to_pb(found.instruction)
-            return pb.AttendReply(serial=found.serial, instruction=body)
-        if found.study_over is not None:
-            over = pb.StudyOver(reason=convert.clean(found.study_over))
-            return pb.AttendReply(serial=found.serial, study_over=over)
-        return pb.AttendReply(serial=found.serial, wait=pb.Wait())
+            reply.instruction.CopyFrom(convert.instruction_to_pb(found.instruction))
+        elif found.study_over is not None:
+            reply.study_over.reason = convert.clean(found.study_over)
+        return reply
 
     @_only(Role.SITE)
     def SendAnswer(self, caller: Caller, request: Any) -> pb.AnswerReply:  # noqa: N802
@@ -202,6 +213,7 @@ class FederationServicer(federation_pb2_grpc.FederationServicer):
                     raise PeerError(f"the model has {size} bytes; {request.offset} is beyond")
                 offset = file.seek(request.offset)
                 while data := file.read(CHUNK):
+                    self._handler.check_standing(caller[0])
                     yield pb.Chunk(offset=offset, data=data)
                     offset += len(data)
         except OSError as err:
@@ -223,8 +235,16 @@ class FederationServicer(federation_pb2_grpc.FederationServicer):
             sha256=convert.digest(first.header.sha256, "upload"),
             offset=first.header.offset,
         )
-        self._uploads.receive(caller[0], header, _chunks(request))
+        self._uploads.receive(caller[0], header, self._chunks(caller[0], request))
         return pb.UploadReply()
+
+    def _chunks(self, identity: Identity, frames: Iterator[pb.UploadFrame]) -> Iterator[bytes]:
+        for frame in frames:
+            self._handler.check_standing(identity)
+            data = frame.data  # protobuf copies at every look
+            if frame.WhichOneof("body") != "data" or not 0 < len(data) <= CHUNK:
+                raise PeerError(f"an upload frame that is not 1 to {CHUNK} bytes of data")
+            yield data
 
 
 def _claimed(context: grpc.ServicerContext) -> str:
@@ -238,14 +258,6 @@ def _claimed(context: grpc.ServicerContext) -> str:
 
 def _seen(request: pb.LastHeadsRequest | pb.CountersignRequest) -> Countersigned | None:
     return convert_heads.countersigned_from_pb(request.last) if request.HasField("last") else None
-
-
-def _chunks(frames: Iterator[pb.UploadFrame]) -> Iterator[bytes]:
-    for frame in frames:
-        data = frame.data  # protobuf copies at every look
-        if frame.WhichOneof("body") != "data" or not 0 < len(data) <= CHUNK:
-            raise PeerError(f"an upload frame that is not 1 to {CHUNK} bytes of data")
-        yield data
 
 
 def _key(message: pb.UploadKey) -> UploadKey:

@@ -33,7 +33,7 @@ from primia.storage.blobs import Blobs
 from primia.storage.folder import StateFolder
 from primia.types import Digest, SiteId
 from primia.wire.labels import PLAN_LABEL
-from primia.wire.server import Server, ServerTls, serve
+from primia.wire.server import Server, serve
 from tests.processes.federation import plan
 
 SITES = ["east", "north", "south"]
@@ -171,7 +171,7 @@ class Coordinator:
     def pin(self, plan_path: Path, *, signed: bytes | None = None) -> None:
         """Pin the plan; `signed` is what the signature is really over."""
         data = canonical_bytes(settle(load_plan(plan_path)))
-        _, key = home.coordinator_identity(self.folder)
+        _, key = home.coordinator_identity(self.folder, self.state)
         digest = plan_digest(settle(load_plan(plan_path)))
         study = PinnedStudy(data, sign(key, PLAN_LABEL, signed or data), digest, 1000)
         none = Digest("0" * 64)
@@ -183,20 +183,9 @@ def lead(tmp_path: Path) -> Iterator[Coordinator]:
     folder = tmp_path / "coordinator"
     home.initialise(folder, "small")
     state = CoordinatorState(folder)
-    certificate, key = home.coordinator_identity(folder)
-    root = home.authority_certificate(folder)
     driver = RoundDriver.__new__(RoundDriver)  # enrolment and the plan need no rounds
     service = Service(folder, state, Blobs(folder / "blobs"), driver, lambda: False)
-    server = serve(
-        service,
-        listen="127.0.0.1:0",
-        tls=lambda: ServerTls(
-            certificate=to_pem(certificate),
-            authority=to_pem(root),
-            anchors=tuple(state.invitation_certificates()),
-            key=keyfile.key_to_pem(key),
-        ),
-    )
+    server = serve(service, listen="127.0.0.1:0", tls=service.tls, roots=service.roots)
     with server:
         yield Coordinator(folder, state, server)
     state.close()

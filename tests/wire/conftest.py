@@ -46,6 +46,7 @@ class Coordinator:
         self.changed = threading.Condition()
         self.stopping = False
         self.fail: Exception | None = None
+        self.renewed = b""
         self.asked = 0
         self.refusals: list[tuple[str, str]] = []
 
@@ -69,6 +70,15 @@ class Coordinator:
             made = self.authority.issue_site(csr, identity.site, now=now, valid_days=30)
             self.issued[mark] = to_pem(made)
         return Enrolment(self.issued[mark], to_pem(self.authority.certificate))
+
+    def renew(self, identity):
+        if self.fail:
+            raise self.fail
+        return self.renewed
+
+    def check_standing(self, identity):
+        if identity.name in self.struck:
+            raise IdentityError(f"{identity} was struck from the roster; ask the coordinator")
 
     def study(self, identity):
         if self.fail:

@@ -26,16 +26,36 @@ class GetStudyRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StudyReply(_message.Message):
-    __slots__ = ("plan", "signature", "coordinator", "sites")
+    __slots__ = ("plan", "signature", "coordinator", "sites", "succession")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     COORDINATOR_FIELD_NUMBER: _ClassVar[int]
     SITES_FIELD_NUMBER: _ClassVar[int]
+    SUCCESSION_FIELD_NUMBER: _ClassVar[int]
     plan: bytes
     signature: bytes
     coordinator: bytes
     sites: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, plan: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., coordinator: _Optional[bytes] = ..., sites: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    succession: Succession
+    def __init__(self, plan: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., coordinator: _Optional[bytes] = ..., sites: _Optional[_Iterable[bytes]] = ..., succession: _Optional[_Union[Succession, _Mapping]] = ...) -> None: ...
+
+class Succession(_message.Message):
+    __slots__ = ("authority", "endorsement")
+    AUTHORITY_FIELD_NUMBER: _ClassVar[int]
+    ENDORSEMENT_FIELD_NUMBER: _ClassVar[int]
+    authority: bytes
+    endorsement: bytes
+    def __init__(self, authority: _Optional[bytes] = ..., endorsement: _Optional[bytes] = ...) -> None: ...
+
+class RenewRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RenewReply(_message.Message):
+    __slots__ = ("certificate",)
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    certificate: bytes
+    def __init__(self, certificate: _Optional[bytes] = ...) -> None: ...
 
 class AttendRequest(_message.Message):
     __slots__ = ("after",)
@@ -54,16 +74,18 @@ class StudyOver(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class AttendReply(_message.Message):
-    __slots__ = ("serial", "instruction", "wait", "study_over")
+    __slots__ = ("serial", "instruction", "wait", "study_over", "directory")
     SERIAL_FIELD_NUMBER: _ClassVar[int]
     INSTRUCTION_FIELD_NUMBER: _ClassVar[int]
     WAIT_FIELD_NUMBER: _ClassVar[int]
     STUDY_OVER_FIELD_NUMBER: _ClassVar[int]
+    DIRECTORY_FIELD_NUMBER: _ClassVar[int]
     serial: int
     instruction: _round_pb2.Instruction
     wait: Wait
     study_over: StudyOver
-    def __init__(self, serial: _Optional[int] = ..., instruction: _Optional[_Union[_round_pb2.Instruction, _Mapping]] = ..., wait: _Optional[_Union[Wait, _Mapping]] = ..., study_over: _Optional[_Union[StudyOver, _Mapping]] = ...) -> None: ...
+    directory: int
+    def __init__(self, serial: _Optional[int] = ..., instruction: _Optional[_Union[_round_pb2.Instruction, _Mapping]] = ..., wait: _Optional[_Union[Wait, _Mapping]] = ..., study_over: _Optional[_Union[StudyOver, _Mapping]] = ..., directory: _Optional[int] = ...) -> None: ...
 
 class AnswerReply(_message.Message):
     __slots__ = ()

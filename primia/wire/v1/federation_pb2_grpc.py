@@ -45,6 +45,11 @@ class FederationStub:
                 request_serializer=primia_dot_wire_dot_v1_dot_federation__pb2.GetStudyRequest.SerializeToString,
                 response_deserializer=primia_dot_wire_dot_v1_dot_federation__pb2.StudyReply.FromString,
                 _registered_method=True)
+        self.Renew = channel.unary_unary(
+                '/primia.wire.v1.Federation/Renew',
+                request_serializer=primia_dot_wire_dot_v1_dot_federation__pb2.RenewRequest.SerializeToString,
+                response_deserializer=primia_dot_wire_dot_v1_dot_federation__pb2.RenewReply.FromString,
+                _registered_method=True)
         self.Attend = channel.unary_unary(
                 '/primia.wire.v1.Federation/Attend',
                 request_serializer=primia_dot_wire_dot_v1_dot_federation__pb2.AttendRequest.SerializeToString,
@@ -94,6 +99,13 @@ class FederationServicer:
 
     def GetStudy(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Renew(self, request, context):
+        """A new certificate for the key of the certificate that calls.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -155,6 +167,11 @@ def add_FederationServicer_to_server(servicer, server):
                     servicer.GetStudy,
                     request_deserializer=primia_dot_wire_dot_v1_dot_federation__pb2.GetStudyRequest.FromString,
                     response_serializer=primia_dot_wire_dot_v1_dot_federation__pb2.StudyReply.SerializeToString,
+            ),
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=primia_dot_wire_dot_v1_dot_federation__pb2.RenewRequest.FromString,
+                    response_serializer=primia_dot_wire_dot_v1_dot_federation__pb2.RenewReply.SerializeToString,
             ),
             'Attend': grpc.unary_unary_rpc_method_handler(
                     servicer.Attend,
@@ -246,6 +263,33 @@ class Federation:
             '/primia.wire.v1.Federation/GetStudy',
             primia_dot_wire_dot_v1_dot_federation__pb2.GetStudyRequest.SerializeToString,
             primia_dot_wire_dot_v1_dot_federation__pb2.StudyReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/primia.wire.v1.Federation/Renew',
+            primia_dot_wire_dot_v1_dot_federation__pb2.RenewRequest.SerializeToString,
+            primia_dot_wire_dot_v1_dot_federation__pb2.RenewReply.FromString,
             options,
             channel_credentials,
             insecure,
