@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from primia.cli.console import out, print_json, run
+from coordinator.authority_cli import app as authority_app
+from primia.cli.console import out, print_json, run, version_option
 
 if TYPE_CHECKING:
     from coordinator.state import CoordinatorState
@@ -19,6 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Run a federated study: enrol hospitals, run its rounds, export model and report.",
 )
+app.callback(invoke_without_command=True)(version_option)
+app.add_typer(authority_app, name="authority")
 
 State = Annotated[
     Path, typer.Option("--state", help="The coordinator's folder.", envvar="PRIMIA_STATE")
@@ -94,14 +97,14 @@ def roster(
     strike: Annotated[str, typer.Option(help="Refuse this site from its next call on.")] = "",
     json: Json = False,
 ) -> None:
-    """Who is enrolled, since when, last seen; or strike a site."""
+    """Who is enrolled or invited, last seen, days left of the certificate; or strike a site."""
     from coordinator.show import sites_json, sites_table
     from primia.types import SiteId
 
     book = _open(state)
     if strike:
         book.strike(SiteId(strike))
-        out.print(f"[yellow]struck[/] {strike}; it is refused at its next call")
+        out.print(f"[yellow]struck[/] {strike}; it is refused from now on, in open calls too")
         return
     if json:
         print_json(sites_json(book))

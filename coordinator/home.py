@@ -77,14 +77,19 @@ def made_before(folder: Path, study: str) -> str | None:
 
     Raises ConfigError when the folder was made for another study.
     """
-    if not (folder / "identity" / "coordinator.pem").exists():
+    if not (folder / "coordinator.db").exists():
         return None
     state = CoordinatorState(folder)
-    known = state.noted("study")
-    state.close()
-    if known != study:
-        raise ConfigError(f"{folder} was made for the study {known!r}; give {study} its own folder")
-    return fingerprint(authority_certificate(folder))
+    try:
+        known = state.noted("study")
+        if known is not None and known != study:
+            raise ConfigError(
+                f"{folder} was made for the study {known!r}; give {study} its own folder"
+            )
+        valid = [] if known is None else valid_authorities(folder, state)
+        return fingerprint(certificate_of(valid[0].certificate)) if valid else None
+    finally:
+        state.close()
 
 
 def is_enrolled(folder: Path, site: SiteId) -> bool:

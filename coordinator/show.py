@@ -14,10 +14,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from coordinator.home import certificate_of, now
 from coordinator.record import study_record
+from coordinator.rotation import Standing
 from coordinator.state import DISCARDED, CoordinatorState
 from primia.cli.console import out
 from primia.errors import StateError
+from primia.identity.expiry import days_left, threshold
 from primia.report.record import StudyRecord
 from primia.report.terminal import sites_table as quality_of_sites
 from primia.report.terminal import summary
@@ -28,28 +31,84 @@ AWAY_S = 60.0  # a worker that is there is heard of every 20 s, unless it trains
 
 
 def sites_json(state: CoordinatorState) -> list[dict[str, Any]]:
-    """The roster for scripts."""
-    return [
+    """The roster for scripts: enrolled, struck, and invited sites."""
+    sites = [
         {
             "site": s.site,
+            "state": "enrolled" if s.struck_at is None else "struck",
             "fingerprint": s.fingerprint,
             "enrolled_at": s.enrolled_at,
             "struck_at": s.struck_at,
             "last_seen": s.last_seen,
+            "days_left": _days_left(s.certificate),
         }
         for s in state.sites()
     ]
+    invited = [
+        {"site": i.site, "state": "invited", "expires_at": i.expires_at}
+        for i in state.open_invitations()
+    ]
+    return sites + invited
 
 
 def sites_table(state: CoordinatorState) -> Table:
     """The roster for people."""
     table = Table(title="roster")
-    for column in ("site", "state", "last seen", "certificate (SHA-256)"):
+    for column in ("site", "state", "last seen", "days left", "certificate (SHA-256)"):
         table.add_column(column, overflow="fold")
     for site in state.sites():
-        state_text = "enrolled" if site.struck_at is None else "[red]struck[/]"
-        table.add_row(site.site, state_text, _ago(site.last_seen), site.fingerprint)
+        text = "enrolled" if site.struck_at is None else "[red]struck[/]"
+        days = _days(_days_left(site.certificate))
+        table.add_row(site.site, text, _ago(site.last_seen), days, site.fingerprint)
+    for invited in state.open_invitations():
+        until = datetime.fromtimestamp(invited.expires_at, UTC)
+        table.add_row(invited.site, f"invited until {until:%Y-%m-%d}", "-", "-", "-")
     return table
+
+
+def authorities_json(found: list[Standing]) -> list[dict[str, Any]]:
+    """The authorities for scripts."""
+    return [
+        {
+            "fingerprint": a.fingerprint,
+            "state": a.state,
+            "days_left": _days_left(a.certificate),
+            "key_here": a.key_here,
+            "sites": list(a.sites),
+        }
+        for a in found
+    ]
+
+
+def authorities_table(found: list[Standing]) -> Table:
+    """The authorities for people."""
+    table = Table(title="study authorities")
+    for column in ("authority (SHA-256)", "state", "days left", "key", "sites with it"):
+        table.add_column(column, overflow="fold")
+    for a in found:
+        key = "here" if a.key_here else "not here"
+        days = _days(_days_left(a.certificate))
+        table.add_row(a.fingerprint, a.state, days, key, ", ".join(a.sites) or "-")
+    return table
+
+
+def certificates_json(state: CoordinatorState) -> dict[str, float]:
+    """Days left of the coordinator's own certificate and of the authority in use."""
+    valid = state.valid_authorities()  # empty in a folder of an older version, until it is started
+    return {
+        whose: _days_left(pem)
+        for row in valid[-1:]
+        for whose, pem in (("coordinator", row.coordinator), ("authority", row.certificate))
+    }
+
+
+def _days_left(pem: bytes) -> float:
+    return round(days_left(certificate_of(pem), now()), 1)
+
+
+def _days(days: float) -> str:
+    """For people, marked when somebody should look."""
+    return f"{days:.0f}" if threshold(days) is None else f"[red]{days:.0f}[/]"
 
 
 def _ago(moment: float | None) -> str:
@@ -65,7 +124,11 @@ def status_json(state: CoordinatorState) -> dict[str, Any]:
     """Where the study stands, for scripts; works before the first start too."""
     pinned = state.study()
     if pinned is None:
-        return {"state": "not started", "sites": sites_json(state)}
+        return {
+            "state": "not started",
+            "sites": sites_json(state),
+            "certificate_days": certificates_json(state),
+        }
     record = study_record(state)
     attempts = state.attempts()
     current = attempts[-1] if attempts and attempts[-1].outcome == "open" else None
@@ -103,6 +166,7 @@ def status_json(state: CoordinatorState) -> dict[str, Any]:
             for a in record.returns
         ],
         "sites": sites_json(state),
+        "certificate_days": certificates_json(state),
     }
 
 
@@ -111,15 +175,16 @@ def status_panel(state: CoordinatorState) -> RenderableType:
     if state.study() is None:
         return Group(Text("not started: primia-coordinator start --plan FILE"), sites_table(state))
     record = study_record(state)
-    now = status_json(state)["open"]
+    current = status_json(state)["open"]
     line = Text(_between_rounds(state, record))
-    if now is not None:
-        waiting = ", ".join(now["waiting_for"]) or "nobody"
+    if current is not None:
+        waiting = ", ".join(current["waiting_for"]) or "nobody"
         line = Text(
-            f"round {now['round']} (attempt {now['attempt']}): {now['phase']}, "
+            f"round {current['round']} (attempt {current['attempt']}): {current['phase']}, "
             f"waiting for {waiting}"
         )
     parts: list[RenderableType] = [summary(record), line, quality_of_sites(record)]
+    parts += [Text(text, style="red") for text in _ends_soon(state)]
     if record.state != "finished" and not is_running(state.folder):
         parts.append(Text("no coordinator is running; resume: primia-coordinator start"))
     parts.extend(
@@ -132,6 +197,19 @@ def status_panel(state: CoordinatorState) -> RenderableType:
         for found in head_troubles(state)
     )
     return Group(*parts)
+
+
+def _ends_soon(state: CoordinatorState) -> list[str]:
+    """A line for each certificate that a person should look at."""
+    days = certificates_json(state) | {
+        f"site {s.site}": _days_left(s.certificate) for s in state.sites() if s.struck_at is None
+    }
+    return [
+        f"the certificate of {whose} ends in {left:.0f} days; docs/operations.md, "
+        '"Certificates" says what to do'
+        for whose, left in days.items()
+        if threshold(left) is not None
+    ]
 
 
 def missing_sites(state: CoordinatorState, record: StudyRecord) -> dict[str, str]:

@@ -208,9 +208,7 @@ LOG: Mapping[str, LogEvent] = MappingProxyType(
         "certificate_renewed": LogEvent(WORKER, "in use from now on"),
         "certificate_not_renewed": LogEvent(WORKER, "why, once a day; tried again"),
         "authorities_trusted": LogEvent(WORKER, "the study's authority is being replaced, or was"),
-        "roster_refused": LogEvent(
-            WORKER, "a certificate or authority that does not hold"
-        ),
+        "roster_refused": LogEvent(WORKER, "a certificate or authority that does not hold"),
         "plan_fits": LogEvent(WORKER, "signature, pin and caps hold; the ε it costs"),
         "waiting_for_approval": LogEvent(WORKER, "what people have yet to approve"),
         "approved": LogEvent(WORKER, "the approval is in force, and whose it is"),

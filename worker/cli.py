@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from primia.cli.console import out, print_json, run
+from primia.cli.console import out, print_json, run, version_option
 from worker import plan_commands
 
 app = typer.Typer(
@@ -16,6 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Take part in a federated study: films stay here, only a noised, masked update leaves.",
 )
+app.callback(invoke_without_command=True)(version_option)
 
 State = Annotated[Path, typer.Option("--state", help="The worker's folder.", envvar="PRIMIA_STATE")]
 Config = Annotated[Path, typer.Option("--config", help="The site file, YAML.")]
@@ -42,6 +43,10 @@ def enrol(
         str | None,
         typer.Option(help="The authority's fingerprint as heard by telephone; checked."),
     ] = None,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="Replace an expired or struck certificate; keeps the key."),
+    ] = False,
 ) -> None:
     """Make this site's key, have it certified, and remember whom to trust."""
     from primia.errors import ConfigError
@@ -54,7 +59,7 @@ def enrol(
         raise ConfigError("give the code of the invitation, or --code-file, and not both")
     if code_file is not None:
         code = home.read_code_file(code_file, wait)
-    identity, found = home.enrol(state, code, fingerprint)
+    identity, found = home.enrol(state, code, fingerprint, again=again)
     out.print(f"[green]enrolled[/] as {identity.site} at {identity.address}", soft_wrap=True)
     out.print(f"authority {found}", soft_wrap=True)
     out.print(
@@ -110,27 +115,29 @@ def budget(config: Config, state: State = HERE, json: Json = False) -> None:
 def peers(
     state: State = HERE,
     forget: Annotated[
-        str, typer.Option(help="Drop a peer's pin, after comparing its new fingerprint.")
+        str, typer.Option(help="Drop a peer's pin, after comparing its new key's fingerprint.")
     ] = "",
 ) -> None:
-    """The certificates pinned for the other sites."""
+    """The keys pinned for the other sites, and this site's own."""
     from rich.table import Table
 
     from primia.errors import StateError
+    from primia.identity.certificate import key_fingerprint
     from primia.types import SiteId
     from worker.home import load
     from worker.state import WorkerState
 
-    load(state)
+    identity = load(state)
     book = WorkerState(state)
     if forget:
         if not book.forget_peer(SiteId(forget)):
-            raise StateError(f"no certificate is pinned for {forget}")
-        out.print(f"forgot {forget}; its certificate is pinned anew when next seen")
+            raise StateError(f"no key is pinned for {forget}")
+        out.print(f"forgot {forget}; its key is pinned anew when next seen")
         return
     table = Table(title="pinned peers")
     table.add_column("site")
-    table.add_column("certificate (SHA-256)", overflow="fold")
+    table.add_column("public key (SHA-256)", overflow="fold")
+    table.add_row(f"{identity.site} (this site)", key_fingerprint(identity.certificate))
     for site, fingerprint in book.peers().items():
         table.add_row(site, fingerprint)
     out.print(table)

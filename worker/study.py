@@ -7,6 +7,7 @@ from the authority and be for the key first seen.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import structlog
@@ -74,7 +75,13 @@ def checked_plan(
 class Peers:
     """Certificates of the roster, each from the authority and each key pinned when first seen."""
 
-    def __init__(self, identity: SiteIdentity, state: WorkerState) -> None:
+    def __init__(
+        self,
+        identity: SiteIdentity,
+        state: WorkerState,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._now = now
         self._me = identity.site
         self._roots = identity.roots
         self._state = state
@@ -92,10 +99,10 @@ class Peers:
         known = {}
         for pem in certificates:
             certificate = from_pem(pem)
-            if certificate.not_valid_after_utc < datetime.now(UTC):
+            if certificate.not_valid_after_utc < self._now():
                 continue  # that hospital is refused by everybody until it has a newer one
             issuer = issuer_of(certificate, self._roots)
-            who = check_issued(certificate, issuer, role=Role.SITE, now=datetime.now(UTC))
+            who = check_issued(certificate, issuer, role=Role.SITE, now=self._now())
             site = SiteId(who.name)
             if site not in plan.site_ids:
                 raise IdentityError(f"{who} is not on the plan's roster; nothing was trained")
@@ -113,6 +120,6 @@ class Peers:
     def verify(self, site: SiteId, statement: bytes, signature: bytes) -> bool:
         """Whether `site`'s certified key, not yet expired, signed a round's statement."""
         certificate = self._known.get(site)
-        if certificate is None or certificate.not_valid_after_utc < datetime.now(UTC):
+        if certificate is None or certificate.not_valid_after_utc < self._now():
             return False
         return verify(certificate, ROUND_LABEL, statement, signature)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -38,6 +38,17 @@ def run(app: typer.Typer) -> None:
     except KeyboardInterrupt:
         err.print("stopped")
         sys.exit(130)
+
+
+def version_option(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Callback of a command line without options of its own."""
+    if version:
+        from primia import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
 
 
 def print_json(data: Any) -> None:

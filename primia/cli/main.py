@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from primia.cli import audit_log, bundle, data, demo, plan, simulate
-from primia.cli.console import run
+from primia.cli.console import run, version_option
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,17 +19,7 @@ app.add_typer(bundle.app, name="bundle")
 app.add_typer(audit_log.app, name="audit-log")
 app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)
-
-
-@app.callback(invoke_without_command=True)
-def _top(
-    version: bool = typer.Option(False, "--version", help="Print the version and stop."),
-) -> None:
-    if version:
-        from primia import __version__
-
-        typer.echo(__version__)
-        raise typer.Exit
+app.callback(invoke_without_command=True)(version_option)
 
 
 def main() -> None:
