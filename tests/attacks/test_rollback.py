@@ -56,7 +56,7 @@ class Lead:
             self.state,
             PLAN,
             lambda: (self.certificate, self.key),
-            lambda: self.authority.certificate,
+            lambda: (self.authority.certificate,),
         )
 
     def open_attempt(self) -> RoundId:

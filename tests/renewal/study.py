@@ -54,6 +54,8 @@ class Clock:
 class IdleDriver:
     """No round is ever open; whoever attends waits, as in `RoundDriver.attend`."""
 
+    terms = SimpleNamespace(plan=plan_digest(PLAN))
+
     def attend(self, site: SiteId, after: int, wait_s: float, stopping: Callable[[], bool]) -> None:
         until = time.monotonic() + wait_s
         while time.monotonic() < until and not stopping():
