@@ -158,13 +158,14 @@ def _show(film: Dataset, size: int) -> Picture | Defect:
         return stored
     padding = _padding(film, stored)
     values = modality_values(film, stored)
-    used = values[~padding]
+    used = values.ravel() if padding is None else values[~padding]
     if used.size == 0 or used.min() == used.max():
         return Defect.BLANK
     shades = _shades(film, values, used)
     if _word(film, "PhotometricInterpretation") == "MONOCHROME1":
         shades = -shades
-    shades[padding] = -1
+    if padding is not None:
+        shades[padding] = -1
     if not np.isfinite(shades).all():
         return Defect.DAMAGED
     if shades.min() == shades.max():
@@ -191,10 +192,10 @@ def _stored(film: Dataset) -> Values | Defect:
     return stored
 
 
-def _padding(film: Dataset, stored: Values) -> npt.NDArray[np.bool_]:
+def _padding(film: Dataset, stored: Values) -> npt.NDArray[np.bool_] | None:
     """Where a shutter or the detector's edge was filled in: no part of the film (C.7.5.1.1.2)."""
     if film.get("PixelPaddingValue") is None:
-        return np.zeros(stored.shape, np.bool_)
+        return None
     first = int(film.PixelPaddingValue)
     last = int(film.get("PixelPaddingRangeLimit", first))
     return (stored >= min(first, last)) & (stored <= max(first, last))

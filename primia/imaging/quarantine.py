@@ -130,9 +130,10 @@ def _about_unreadable(bad: list[Reject], films: int, source: DataSource) -> list
             "(`primia data check --rejects` names the files)"
         )
     if len(bad) > source.max_unreadable * films:
+        needs = any("pip install" in reject.reason for reject in bad)
+        cause = "install what they need" if needs else "the export is at fault: export them again"
         raise DataError(
-            f"{source.path}: {summary}; above {source.max_unreadable:.0%} (max_unreadable) the "
-            "export is at fault: export the films again"
+            f"{source.path}: {summary}; above {source.max_unreadable:.0%} (max_unreadable) {cause}"
         )
     return [f"{summary}; they were left out"]
 

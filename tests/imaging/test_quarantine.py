@@ -1,5 +1,8 @@
 """Fault rows D01 (one unreadable film among 1,000) and D05 (a patient in train and test)."""
 
+import os
+import sys
+
 import numpy as np
 import pytest
 from dicom_files import encoded_film, gradient
@@ -7,7 +10,7 @@ from film_files import CLASSES, encoded, film, listed_films, write_csv
 
 from primia.config.site import DataSource
 from primia.errors import DataError
-from primia.imaging import load_cohort
+from primia.imaging import load_cohort, sandbox
 from primia.imaging.files import read_csv, read_folder
 from primia.imaging.quarantine import pseudonym
 
@@ -78,6 +81,21 @@ def test_the_site_may_set_the_share_that_stops(one_bad):
     assert table(one_bad, max_unreadable=0.04).quarantined == 1
     with pytest.raises(DataError, match=r"above 3% \(max_unreadable\)"):
         table(one_bad, max_unreadable=0.03)
+
+
+def test_where_a_decoder_is_missing_the_remedy_is_to_install_it(tmp_path, monkeypatch):
+    dicom_folder(tmp_path, 3)
+    without = sandbox._environment() | {"PYTHONPATH": blocked(tmp_path)}
+    monkeypatch.setattr(sandbox, "_environment", lambda: without)
+    with pytest.raises(DataError, match=r"pip install 'primia\[dicom\]'.*install what they need"):
+        folder(tmp_path)
+
+
+def blocked(tmp_path):
+    """A search path on which pydicom cannot be imported."""
+    (tmp_path / "blocked").mkdir()
+    (tmp_path / "blocked" / "pydicom.py").write_text("raise ImportError")
+    return os.pathsep.join([str(tmp_path / "blocked"), *filter(None, sys.path)])
 
 
 def test_films_of_another_kind_are_left_out_and_do_not_stop(tmp_path):
