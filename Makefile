@@ -10,7 +10,7 @@ SECAGG_PEERS_STAMP := $(SECAGG_PEERS)/.installed
 PRIMIA_DATA ?= ../shared/data
 export PRIMIA_DATA
 
-.PHONY: install bench bench-dp bench-secagg bench-noise demo test test-slow test-mutations lint types format protos wheelhouse bundle compose-demo compose-chaos compose-test compose-down clean
+.PHONY: install bench bench-dp bench-secagg bench-noise demo test test-slow test-mutations test-faults kill-loop lint types format protos wheelhouse bundle compose-demo compose-chaos compose-test compose-down clean
 
 install: $(STAMP)
 
@@ -27,6 +27,15 @@ test-slow: $(STAMP)
 # Breaks secure aggregation on purpose in some fifty ways; fails if the suite misses more than 5 %.
 test-mutations: $(STAMP)
 	$(BIN)/python -m tests.mutations.run
+
+# Real daemons killed, stopped and cut off; minutes. What needs root (mount, setpriv) or strace (apt
+# install strace) skips by name where it cannot run.
+test-faults: $(STAMP)
+	$(BIN)/python -m pytest -m faults tests/faults
+
+# A hundred `kill -9` over one study; KILL_LOOP_ARGS="--seed 7 --kills 20" goes through.
+kill-loop: $(STAMP)
+	$(BIN)/python -m tests.faults.kill_loop $(KILL_LOOP_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -53,9 +53,20 @@ def start(folder: Path, plan_file: Path | None, listen: str, *, stay: bool) -> N
             blobs = Blobs(folder / "blobs")
             blobs.sweep()
             plan = _plan(folder, state, blobs, plan_file)
+            _check_checkpoint(state, blobs)
             _serve(folder, state, blobs, plan, listen, stop, stay=stay)
         finally:
             state.close()
+
+
+def _check_checkpoint(state: CoordinatorState, blobs: Blobs) -> None:
+    """Raises StateError when what the next round starts from is damaged.
+
+    Found out later, it would cost the sites their work: they check the model that they fetch.
+    """
+    newest = state.models()[-1]
+    for digest in (newest.digest, newest.state):
+        blobs.get(digest)
 
 
 def _plan(folder: Path, state: CoordinatorState, blobs: Blobs, file: Path | None) -> StudyPlan:

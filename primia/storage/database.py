@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from primia.errors import StateError
@@ -58,11 +58,20 @@ class Database:
                 f"{self.path} was written by a newer primia (schema {version}, this one knows "
                 f"{len(migrations)}); install that version again"
             )
+        if 0 < version < len(migrations):
+            self._keep_beside(version)
         for number in range(version, len(migrations)):
             self._link.executescript(
                 f"BEGIN IMMEDIATE;\n{migrations[number]};\n"
                 f"PRAGMA user_version = {number + 1};\nCOMMIT;"
             )
+
+    def _keep_beside(self, version: int) -> None:
+        """A copy of the file as the older primia left it, for who has to go back to that one."""
+        copy = self.path.with_name(f"{self.path.name}.schema-{version}")
+        copy.touch(mode=0o600)
+        with closing(sqlite3.connect(copy)) as target:
+            self._link.backup(target)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

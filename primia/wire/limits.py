@@ -144,7 +144,7 @@ class Rate:
     """Bytes a second of one direction of a link, as the other end has confirmed them."""
 
     SLOWEST = 16 << 10  # a link slower than this is as good as none
-    SMALLEST_PIECE = 64 << 10
+    SMALLEST_PIECE = 16 << 10
 
     def __init__(self) -> None:
         self.measured: float | None = None

@@ -126,3 +126,13 @@ def test_a_transaction_inside_a_transaction_is_a_bug(tmp_path):
     with pytest.raises(RuntimeError), database.transaction(), database.transaction():
         pass
     assert rows(database) == []
+
+
+def test_what_an_older_build_left_is_kept_beside_the_migrated_file(tmp_path):
+    old = Database(tmp_path / "db", ONE)
+    add(old, 5)
+    old.close()
+    Database(tmp_path / "db", [*ONE, "DROP TABLE charge"]).close()
+    kept = tmp_path / "db.schema-1"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert rows(Database(kept, ONE)) == [("a", 5)]
