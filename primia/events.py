@@ -217,6 +217,7 @@ LOG: Mapping[str, LogEvent] = MappingProxyType(
         "processes_unused": LogEvent(WORKER, "more processes than the plan can use"),
         "taking_part": LogEvent(WORKER, "ready; waits for rounds"),
         "coordinator_unreachable": LogEvent(WORKER, "why, and when the next try is"),
+        "stream_broken": LogEvent(WORKER, "an upload or download broke and goes on from `arrived`"),
         "instruction_refused_by_coordinator": LogEvent(WORKER, "an answer came too late or twice"),
         "working": LogEvent(WORKER, "local work for an attempt begins"),
         "update_reused": LogEvent(WORKER, "the stored update is offered again, uncharged"),

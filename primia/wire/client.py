@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 import grpc
+import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from primia.errors import PeerError, PrimiaError, Unreachable
@@ -31,6 +32,8 @@ from primia.wire.handler import POLL_S, Attendance, StudyBundle, Succession, Upl
 from primia.wire.limits import IDLE_S, IdleWatch, Rate
 from primia.wire.v1 import federation_pb2 as pb
 from primia.wire.v1 import federation_pb2_grpc
+
+log = structlog.get_logger(__name__)
 
 CALL_S = 30.0
 IN_FLIGHT = 8 << 20  # bytes; at most so much of a stream lies in the buffers of the way
@@ -273,6 +276,7 @@ class FederationClient:
                 best = max(best, progress())
                 if not isinstance(error, Unreachable) or idle >= ATTEMPTS or self._closed.is_set():
                     raise self._explain(err) from err
+            log.warning("stream_broken", why=str(error), arrived=best)
             # Jitter, so that sites cut off together do not come back together.
             self._closed.wait(self._pause_s * random.uniform(0.5, 1.5))  # noqa: S311
 
