@@ -125,17 +125,25 @@ def start(
         ),
     ] = "127.0.0.1:8443",
     stay: Annotated[bool, typer.Option(help="Keep serving when the study is over.")] = False,
+    metrics: Annotated[
+        str, typer.Option(help="Serve Prometheus metrics at host:port, such as 127.0.0.1:9464.")
+    ] = "",
+    metrics_public: Annotated[
+        bool, typer.Option(help="Let --metrics be an address that other machines reach.")
+    ] = False,
     log_json: Annotated[bool, typer.Option(help="Log JSON lines.")] = False,
 ) -> None:
     """Serve the study and run its rounds; after a stop or crash it resumes where it was."""
     from primia.logs import configure
+    from primia.metrics import check_address
     from primia.wire import handshakes
 
     handshakes.hear()  # before gRPC is loaded
     from coordinator import daemon
 
     configure(json=log_json)
-    daemon.start(state, plan, listen, stay=stay)
+    address = check_address(metrics, public=metrics_public) if metrics else None
+    daemon.start(state, plan, listen, stay=stay, metrics_at=address)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from coordinator import home
+from coordinator import home, metrics
 from coordinator.heads import compare_books
 from coordinator.rounds import RoundDriver, StudyTerms
 from coordinator.service import Service
@@ -22,6 +22,7 @@ from primia.errors import ConfigError, StateError
 from primia.federation.optimiser import ServerState, pack_state, pack_weights
 from primia.identity.certificate import from_pem
 from primia.identity.signing import sign, verify
+from primia.metrics import serve as serve_metrics
 from primia.outcome import scores
 from primia.settle import settle
 from primia.storage.blobs import Blobs
@@ -36,7 +37,14 @@ log = structlog.get_logger()
 STAY_S = 45.0  # after the last round, so that every site hears that the study is over
 
 
-def start(folder: Path, plan_file: Path | None, listen: str, *, stay: bool) -> None:
+def start(
+    folder: Path,
+    plan_file: Path | None,
+    listen: str,
+    *,
+    stay: bool,
+    metrics_at: tuple[str, int] | None = None,
+) -> None:
     """Run the study until it is over or SIGTERM or SIGINT comes; resumes where it was.
 
     plan_file: needed at the first start; later the pinned plan runs, and another is refused.
@@ -54,7 +62,7 @@ def start(folder: Path, plan_file: Path | None, listen: str, *, stay: bool) -> N
             blobs.sweep()
             plan = _plan(folder, state, blobs, plan_file)
             _check_checkpoint(state, blobs)
-            _serve(folder, state, blobs, plan, listen, stop, stay=stay)
+            _serve(folder, state, blobs, plan, listen, stop, stay=stay, metrics_at=metrics_at)
         finally:
             state.close()
 
@@ -138,6 +146,7 @@ def _serve(
     stop: threading.Event,
     *,
     stay: bool,
+    metrics_at: tuple[str, int] | None,
 ) -> None:
     upkeep = Upkeep(folder, state)
     upkeep.look()
@@ -164,6 +173,9 @@ def _serve(
     renewing.start()
     try:
         log.info("listening", address=server.address, study=plan.study, plan=pinned.digest)
+        if metrics_at is not None:
+            serve_metrics(metrics_at, metrics.reader(folder, state, driver))
+            log.info("metrics", address=f"{metrics_at[0]}:{metrics_at[1]}")
         driver.run(stop)
         until = time.monotonic() + STAY_S
         while driver.over is not None and not stop.wait(0.2):

@@ -86,6 +86,16 @@ class StudyTerms:
     voting: bool = False  # whether a model that no majority accepts is taken back
 
 
+@dataclass(frozen=True)
+class Position:
+    """Where an attempt stands: its round, its phase, for how long, and for how many sites."""
+
+    round: int
+    phase: str
+    seconds: float
+    waiting_for: int
+
+
 class RoundDriver:
     """Runs a study's rounds to their end. `clock` is monotonic, in seconds."""
 
@@ -110,6 +120,7 @@ class RoundDriver:
         self._heard: dict[SiteId, float] = {}
         self._ready: set[SiteId] = set()
         self._shown: tuple[str, tuple[str, ...]] | None = None
+        self._phase_since = clock()
         self._discarded: str | None = None  # why a sum that the machine released did not count
         self._aborts = 0
         self._discards = 0
@@ -190,6 +201,19 @@ class RoundDriver:
         """Whether every site that is there has heard that the study is over."""
         with self._changed:
             return self._present() <= self._told_over
+
+    def position(self) -> Position | None:
+        """Where the open attempt stands, for display; None between two."""
+        with self._changed:
+            machine = self._round
+            if machine is None or machine.phase in (Phase.DONE, Phase.ABORTED):
+                return None
+            return Position(
+                machine.terms.round.number,
+                machine.phase.value,
+                self._clock() - self._phase_since,
+                len(machine.waiting_for),
+            )
 
     @property
     def over(self) -> str | None:
@@ -347,6 +371,8 @@ class RoundDriver:
         if machine.phase not in (Phase.DONE, Phase.ABORTED):
             shown = (machine.phase.value, machine.waiting_for)
             if shown != self._shown:
+                if self._shown is None or self._shown[0] != shown[0]:
+                    self._phase_since = self._clock()
                 self._shown = shown
                 self._state.set_phase(
                     machine.terms.round.attempt,

@@ -265,6 +265,15 @@ class CoordinatorState(Roster):
             for r in rows
         ]
 
+    def outcomes(self) -> dict[str, int]:
+        """How many attempts ended in which way."""
+        with self._db.transaction() as db:
+            rows = db.execute(
+                "SELECT outcome, count(*) AS times FROM attempts WHERE outcome IS NOT NULL "
+                "GROUP BY outcome"
+            ).fetchall()
+        return {row["outcome"]: row["times"] for row in rows}
+
     def newest_attempt(self) -> int:
         """The highest attempt that was opened; 0 for none."""
         with self._db.transaction() as db:

@@ -8,8 +8,22 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any
 
 import structlog
+
+
+def _escape(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """What a peer put into a reason may not move the cursor, forge a line or turn the text."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            kept = "\n\t" if name == "exception" else ""
+            event[name] = "".join(
+                c if c.isprintable() or c in kept else c.encode("unicode_escape").decode()
+                for c in value
+            )
+    return event
 
 
 def configure(*, json: bool, verbose: bool = False) -> None:
@@ -27,6 +41,7 @@ def configure(*, json: bool, verbose: bool = False) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            *([] if json else [_escape]),  # JSON escapes by itself
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(

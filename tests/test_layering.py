@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[1]
 MAY_IMPORT: dict[str, set[str]] = {
     "config": set(),
     "events": set(),
+    "tally": set(),
+    "metrics": {"tally"},
     "storage": {"events"},
     "identity": set(),
     "privacy": {"storage"},  # the ledger, on the same disk as the other books
@@ -25,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "imaging": {"config"},
     "learning": {"privacy", "config", "imaging"},
     "report": set(),
-    "wire": {"protocol", "identity"},
+    "wire": {"tally", "protocol", "identity"},
     "settle": {"config", "privacy", "learning"},
     "study": {"config", "federation", "learning"},
     "contribute": {"config", "federation", "imaging", "learning", "privacy", "protocol", "study"},

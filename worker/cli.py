@@ -75,14 +75,22 @@ def enrol(
 def run_(
     config: Config,
     state: State = HERE,
+    metrics: Annotated[
+        str, typer.Option(help="Serve Prometheus metrics at host:port, such as 127.0.0.1:9465.")
+    ] = "",
+    metrics_public: Annotated[
+        bool, typer.Option(help="Let --metrics be an address that other machines reach.")
+    ] = False,
     log_json: Annotated[bool, typer.Option(help="Log JSON lines.")] = False,
 ) -> None:
     """Dial the coordinator and take part in rounds until the study is over."""
     from primia.logs import configure
+    from primia.metrics import check_address
     from worker import daemon
 
     configure(json=log_json)
-    daemon.run(state, config)
+    address = check_address(metrics, public=metrics_public) if metrics else None
+    daemon.run(state, config, metrics_at=address)
 
 
 @app.command()

@@ -22,11 +22,13 @@ from primia.federation.optimiser import pack_weights
 from primia.learning.insecure import refuse_simulation_settings
 from primia.learning.models import build_for, flatten
 from primia.learning.terms import is_distributed
+from primia.metrics import serve as serve_metrics
 from primia.privacy.ledger import Ledger
 from primia.storage.blobs import Blobs
 from primia.storage.folder import StateFolder
 from primia.study import contribution
 from primia.wire.client import FederationClient
+from worker import metrics
 from worker.gate import ApprovalGate
 from worker.home import SiteIdentity, load
 from worker.learning import FilmLearning
@@ -41,7 +43,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 
-def run(folder: Path, config_file: Path) -> None:
+def run(folder: Path, config_file: Path, *, metrics_at: tuple[str, int] | None = None) -> None:
     """Take part in rounds until the study is over or a signal comes.
 
     Trains nothing before people have approved plan and cohort, and waits for them.
@@ -60,6 +62,10 @@ def run(folder: Path, config_file: Path) -> None:
             with Ledger(folder / "ledger.db") as ledger:
                 check_books(ledger, state)
                 state.audit.append("started", version=__version__)
+                if metrics_at is not None:
+                    read = metrics.reader(folder, lambda: load_site(config_file).caps)
+                    serve_metrics(metrics_at, read)
+                    log.info("metrics", address=f"{metrics_at[0]}:{metrics_at[1]}")
                 link = FederationClient(identity.address, identity.tls())
                 hanging_up = threading.Thread(target=_hang_up, args=(stop, link), daemon=True)
                 hanging_up.start()

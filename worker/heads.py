@@ -60,7 +60,11 @@ class Heads:
         True, or it raises: StateError when they were put back, IdentityError when the coordinator
         shows heads that this site never signed, Unreachable.
         """
-        held = self._link.last_heads(self._state.countersigned())
+        try:
+            held = self._link.last_heads(self._state.countersigned())
+        except PeerError as err:  # it does not know its own word: its log was written anew
+            log.warning("coordinator_rolled_back", reason=str(err))
+            held = self._link.last_heads(None)
         if held is None:
             return True
         self._check_ours(held)

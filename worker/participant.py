@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
 
+from primia import tally
 from primia.config.plan import plan_digest
 from primia.errors import (
     BudgetExhausted,
@@ -123,7 +125,10 @@ Jitter = Callable[[float, float], float]
 
 
 class Pause:
-    """Back-off with full jitter, so that sites cut off together do not come back together."""
+    """Back-off with jitter, so that sites cut off together do not come back together.
+
+    Each pause is at least half of what it may be: a coordinator away for a minute costs ten lines.
+    """
 
     def __init__(self, jitter: Jitter = random.uniform) -> None:
         self._jitter = jitter
@@ -135,8 +140,9 @@ class Pause:
 
     def wait(self, stop: Stop, why: str) -> None:
         """Say why and when the next try is, then wait or be stopped."""
-        seconds = self._jitter(SHORTEST_PAUSE_S / 2, self._longest_s)
+        seconds = self._jitter(self._longest_s / 2, self._longest_s)
         self._longest_s = min(LONGEST_PAUSE_S, 2 * self._longest_s)
+        tally.add("retries")
         log.warning("coordinator_unreachable", why=why, next_try_s=round(seconds, 1))
         stop.wait(seconds)
 
@@ -194,8 +200,8 @@ class Participant:
             try:
                 self._countersign()
                 news = self._link.attend(after)
-                pause.reset()
                 self._look(news)
+                tally.put("contact", time.monotonic())
                 if news.study_over is not None:
                     self._to_countersign = True  # the last attempt's end may not have been told
                     self._countersign()
@@ -204,6 +210,7 @@ class Participant:
                 if news.instruction is not None:
                     self._obey(news.instruction)
                     after = news.serial
+                pause.reset()  # not before: what is refused again and again must not be hurried
             except Stopped:
                 return True
             except Unreachable as err:
@@ -237,6 +244,9 @@ class Participant:
     def _obey(self, instruction: Instruction) -> None:
         """Carry out one instruction; what this site refuses becomes a Declined, and a log line."""
         self._last_attempt = instruction.round.attempt
+        tally.put("round", instruction.round.number)
+        tally.say("phase", type(instruction).__name__)
+        tally.put("phase_since", time.monotonic())
         if isinstance(instruction, Closed):
             self._close(instruction)
             return
@@ -369,6 +379,7 @@ class Participant:
         if self._round is not None and self._round.round == closed.round:
             self._carry_out(self._round, self._round.handle(closed))
         self._to_countersign = True
+        tally.add(f"attempts_{closed.outcome.value}")
         log.info(
             "round_closed",
             round=closed.round.number,

@@ -16,6 +16,7 @@ import grpc
 import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from primia import tally
 from primia.errors import PeerError, PrimiaError, Unreachable
 from primia.identity.certificate import to_pem
 from primia.identity.enrolment import Enrolled, check_reply, make_request
@@ -179,6 +180,7 @@ class FederationClient:
                         pieces.append(piece)
                         hasher.update(piece)
                         received += len(piece)
+                        tally.add("bytes_down", len(piece))
                         on_progress(received)
             finally:
                 call.cancel()  # no effect on one that has ended
@@ -277,6 +279,7 @@ class FederationClient:
                 if not isinstance(error, Unreachable) or idle >= ATTEMPTS or self._closed.is_set():
                     raise self._explain(err) from err
             log.warning("stream_broken", why=str(error), arrived=best)
+            tally.add("retries")
             # Jitter, so that sites cut off together do not come back together.
             self._closed.wait(self._pause_s * random.uniform(0.5, 1.5))  # noqa: S311
 
@@ -347,6 +350,7 @@ def _frames(
         piece = view[start : start + size]
         yield b"".join((_data_prefix(len(piece)), piece))
         start += len(piece)
+        tally.add("bytes_up", len(piece))
         on_progress(start)
 
 

@@ -12,6 +12,7 @@ import grpc
 import structlog
 from cryptography import x509
 
+from primia import tally
 from primia.errors import IdentityError, PeerError, StateError, TooManyCalls
 from primia.identity.certificate import (
     Identity,
@@ -214,6 +215,7 @@ class FederationServicer(federation_pb2_grpc.FederationServicer):
                 offset = file.seek(request.offset)
                 while data := file.read(CHUNK):
                     self._handler.check_standing(caller[0])
+                    tally.add("bytes_down", len(data))
                     yield pb.Chunk(offset=offset, data=data)
                     offset += len(data)
         except OSError as err:
@@ -244,6 +246,7 @@ class FederationServicer(federation_pb2_grpc.FederationServicer):
             data = frame.data  # protobuf copies at every look
             if frame.WhichOneof("body") != "data" or not 0 < len(data) <= CHUNK:
                 raise PeerError(f"an upload frame that is not 1 to {CHUNK} bytes of data")
+            tally.add("bytes_up", len(data))
             yield data
 
 

@@ -94,20 +94,21 @@ class Federation:
             "--config", str(self.folder / f"{name}.yaml"),
         )  # fmt: skip
 
-    def start_coordinator(self) -> Daemon:
+    def start_coordinator(self, *more: str) -> Daemon:
         daemon = Daemon.start(
             "coordinator", self.folder / "coordinator.log", "coordinator", "start",
             "--plan", str(self.folder / "plan.yaml"), "--state", str(self.home),
-            "--listen", f"127.0.0.1:{self.port}",
+            "--listen", f"127.0.0.1:{self.port}", *more,
         )  # fmt: skip
         self.daemons["coordinator"] = daemon
         self.wait_for(daemon, "listening")
         return daemon
 
-    def start_worker(self, name: str, module: str = "worker") -> Daemon:
+    def start_worker(self, name: str, module: str = "worker", *more: str) -> Daemon:
         daemon = Daemon.start(
             name, self.folder / f"{name}.log", module, "run",
             "--config", str(self.folder / f"{name}.yaml"), "--state", str(self.folder / name),
+            *more,
         )  # fmt: skip
         self.daemons[name] = daemon
         return daemon
