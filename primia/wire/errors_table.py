@@ -57,9 +57,12 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str, str]:
         if cls in CODES:
             return CODES[cls], clean(str(error)), cls.__name__
     incident = secrets.token_hex(4)
-    # As text, not exc_info: some log renderers print local variables, keys among them.
-    trace = "".join(traceback.format_exception(error))
-    log.error("call_failed", incident=incident, error=type(error).__name__, trace=trace)
+    if isinstance(error, PrimiaError):  # its text names cause and remedy
+        detail = {"reason": str(error)}
+    else:
+        # As text, not exc_info: some log renderers print local variables, keys among them.
+        detail = {"trace": "".join(traceback.format_exception(error))}
+    log.error("call_failed", incident=incident, error=type(error).__name__, **detail)
     text = f"the coordinator has a fault of its own (incident {incident}, see its log); try later"
     return OWN_FAULT, text, Unreachable.__name__
 

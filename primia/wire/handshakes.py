@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import threading
+from contextlib import suppress
 
 import structlog
 
@@ -67,7 +68,8 @@ def _read(pipe: int, real: int) -> None:
     with os.fdopen(pipe, "rb") as lines:
         for line in lines:
             if _CORE_LINE.match(line) is None:
-                os.write(real, line)
+                with suppress(OSError):  # closed: this thread has to empty the pipe all the same
+                    os.write(real, line)
                 continue
             why = reason(line)
             if why is not None and (left_out := seldom.left_out()) is not None:

@@ -25,7 +25,7 @@ from tests.processes.federation import committed, plan
 
 NAMES = ["north", "south", "east", "west", "middle"]
 PHASES = ["training", "keys", "shares", "masked update", "survivors", "unmasking"]
-LONGEST_WAIT_S = 5.0  # for the phase that a kill wants to hit
+LONGEST_WAIT_S = 12.0  # for the phase that a kill wants to hit, or a later one
 LONGEST_ROUND_S = 300.0  # once its kills are over
 
 
@@ -77,12 +77,14 @@ class Loop:
         self.ward.check()
 
     def _kill(self) -> None:
-        wanted = self.dice.choice([*PHASES, None])
-        until = time.monotonic() + LONGEST_WAIT_S
-        while wanted is not None and self.phase != wanted and time.monotonic() < until:
-            self._look()
-            time.sleep(0.005)
-        time.sleep(self.dice.choice([0.0, self.dice.uniform(0, 0.1), self.dice.uniform(0, 2)]))
+        if self.dice.random() < 0.5:
+            time.sleep(self.dice.uniform(0, 3))
+        else:  # the phases of a round are over in the twinkling of an eye
+            wanted = PHASES[PHASES.index(self.dice.choice(PHASES)) :]
+            until = time.monotonic() + LONGEST_WAIT_S
+            while self.phase not in wanted and time.monotonic() < until:
+                self._look()
+                time.sleep(0.002)
         self._look()
         victim = self.dice.choice([*self.ward.sites, "coordinator"])
         if self.ward.daemons[victim].process.poll() is not None:
