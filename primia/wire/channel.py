@@ -7,6 +7,7 @@ from datetime import datetime
 
 import grpc
 
+from primia.errors import IdentityError
 from primia.identity.certificate import (
     COORDINATOR_HOST,
     Role,
@@ -60,8 +61,12 @@ class ClientTls:
     def check_own(self, *, now: datetime) -> None:
         """Check our own files before dialling: gRPC says only "socket closed" for all of these.
 
-        Raises IdentityError: expired, not yet valid, of another authority, or not for this key.
+        Raises IdentityError: missing, out of date, of another authority, not for this key.
         """
+        if not self.certificate.strip():
+            raise IdentityError(
+                "this site has no certificate to show; enrol first: primia-worker enrol CODE"
+            )
         certificate = from_pem(self.certificate)
         check_key(certificate, key_from_pem(self.key))
         if identity_of(certificate).role is Role.ENROL:

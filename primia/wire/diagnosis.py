@@ -13,11 +13,22 @@ import socket
 import ssl
 import tempfile
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from cryptography import x509
+
 from primia.errors import IdentityError, PrimiaError, Unreachable
-from primia.identity.certificate import COORDINATOR_HOST, Role, from_pem, identity_of
+from primia.identity.certificate import (
+    COORDINATOR_HOST,
+    Role,
+    check_validity,
+    from_pem,
+    identity_of,
+    is_issued_by,
+    roots_from_pem,
+)
 from primia.identity.invitation import split_address
 from primia.wire.channel import ClientTls
 
@@ -50,7 +61,7 @@ def diagnose(address: str, tls: ClientTls, *, timeout_s: float = TIMEOUT_S) -> P
             with context.wrap_socket(raw, server_hostname=COORDINATOR_HOST) as link:
                 return _first_bytes(address, tls, link)
         except ssl.SSLCertVerificationError as err:
-            return _server_refused(address, err)
+            return _server_refused(address, tls, err)
         except ssl.SSLError as err:
             return _no_tls(address, err)
         except TimeoutError:
@@ -175,6 +186,7 @@ def _context(tls: ClientTls) -> ssl.SSLContext:
 
 def _first_bytes(address: str, tls: ClientTls, link: ssl.SSLSocket) -> PrimiaError:
     """In TLS 1.3 our side of the handshake ends before the server has judged our certificate."""
+    served = link.getpeercert(binary_form=True) or b""
     link.settimeout(_FIRST_BYTES_S)
     try:
         answered = link.recv(1) != b""  # an HTTP/2 server speaks first
@@ -192,6 +204,23 @@ def _first_bytes(address: str, tls: ClientTls, link: ssl.SSLSocket) -> PrimiaErr
             "expired by the coordinator's clock, or belongs to another coordinator; ask for a "
             "new one"
         )
+    return _refused(address, tls, served)
+
+
+def _refused(address: str, tls: ClientTls, served: bytes) -> IdentityError:
+    """gRPC's server hangs up without an alert: what we know ourselves has to give the reason."""
+    own, roots = from_pem(tls.certificate), roots_from_pem(tls.authority)
+    try:
+        check_validity(own, "this site's certificate", now=datetime.now(UTC))
+    except IdentityError as err:
+        return err
+    shown = x509.load_der_x509_certificate(served)
+    of_older = is_issued_by(own, roots[0]) and not is_issued_by(own, roots[-1])
+    if of_older and is_issued_by(shown, roots[-1]):
+        return IdentityError(
+            f"the coordinator at {address} has retired the authority that issued our certificate; "
+            "ask for a new invitation and enrol with --again"
+        )
     return IdentityError(
         f"the coordinator at {address} refused our certificate in the handshake: it has another "
         "authority, or its clock says that the certificate is out of date; compare clocks, else "
@@ -199,7 +228,7 @@ def _first_bytes(address: str, tls: ClientTls, link: ssl.SSLSocket) -> PrimiaErr
     )
 
 
-def _server_refused(address: str, err: ssl.SSLCertVerificationError) -> PrimiaError:
+def _server_refused(address: str, tls: ClientTls, err: ssl.SSLCertVerificationError) -> PrimiaError:
     if err.verify_code == _EXPIRED:
         return IdentityError(
             f"the coordinator's certificate at {address} has expired by this machine's clock; "
@@ -215,11 +244,28 @@ def _server_refused(address: str, err: ssl.SSLCertVerificationError) -> PrimiaEr
             f"the server at {address} is no coordinator: its certificate is not for that role; "
             "check the address"
         )
+    if _claims_our_study(address, tls):
+        return IdentityError(
+            f"the coordinator at {address} shows a certificate of a newer authority than the one "
+            "trusted here: the study's authority was replaced while this site was away, or "
+            "somebody poses as the coordinator; ask its operator by telephone, then enrol with "
+            "--again"
+        )
     return IdentityError(
         f"the server at {address} shows a certificate of a foreign authority "
         f"({err.verify_message}); wrong address, another study, or a proxy that opens TLS "
         "(ask IT to exempt this address)"
     )
+
+
+def _claims_our_study(address: str, tls: ClientTls) -> bool:
+    """Whether the server's certificate names an authority like ours; that alone proves nothing."""
+    try:
+        served = from_pem(served_certificate(address))
+        is_coordinator = identity_of(served).role is Role.COORDINATOR
+    except PrimiaError:
+        return False
+    return is_coordinator and served.issuer == roots_from_pem(tls.authority)[-1].subject
 
 
 def _no_tls(address: str, err: ssl.SSLError) -> Unreachable:

@@ -45,6 +45,7 @@ class Federation:
     sites: list[str]
     port: int = field(default_factory=free_port)
     daemons: dict[str, Daemon] = field(default_factory=dict)
+    coordinator_module: str = "coordinator"
 
     @property
     def home(self) -> Path:
@@ -96,7 +97,7 @@ class Federation:
 
     def start_coordinator(self, *more: str) -> Daemon:
         daemon = Daemon.start(
-            "coordinator", self.folder / "coordinator.log", "coordinator", "start",
+            "coordinator", self.folder / "coordinator.log", self.coordinator_module, "start",
             "--plan", str(self.folder / "plan.yaml"), "--state", str(self.home),
             "--listen", f"127.0.0.1:{self.port}", *more,
         )  # fmt: skip

@@ -65,7 +65,7 @@ def test_a_plaintext_grpc_server(world):
 
 
 def test_a_server_of_a_foreign_authority(world, tmp_path):
-    other = authorities.create(tmp_path / "other", "chest", now=world.now, valid_days=9)
+    other = authorities.create(tmp_path / "other", "lungs", now=world.now, valid_days=9)
     server = world.serve(tls=lambda: server_tls(world, authority=other))
     assert "foreign authority" in refusal(world, server.address)
 
@@ -97,6 +97,55 @@ def test_our_certificate_is_of_another_authority_than_the_server_takes(world, tm
     found = diagnose(world.address, tls)
     assert isinstance(found, IdentityError)
     assert "refused our certificate" in str(found)
+
+
+def out_of_date(world, tmp_path):
+    """A certificate that has ended and one that has not begun, both of the right authority."""
+    past = world.now - timedelta(days=30)
+    world.authority = authorities.create(tmp_path / "old", "chest", now=past, valid_days=400)
+    world.authority_pem = to_pem(world.authority.certificate)
+    tls = server_tls(world)
+    server = world.serve(tls=lambda: tls)
+    ended = world.site_tls(now=world.now - timedelta(days=3), valid_days=2)
+    return server.address, ended, world.site_tls(now=world.now + timedelta(days=3))
+
+
+def test_our_certificate_ends_while_the_channel_is_open(world, tmp_path):
+    """The coordinator's clock says so, too: it hangs up, and we know why by ourselves."""
+    address, ended, early = out_of_date(world, tmp_path)
+    found = diagnose(address, ended)
+    assert isinstance(found, IdentityError)
+    assert "this site's certificate expired on" in str(found)
+    assert "this site's certificate is not valid before" in str(diagnose(address, early))
+
+
+def test_a_site_without_a_certificate_is_told_to_enrol(world):
+    good = world.site_tls()
+    with pytest.raises(IdentityError, match="no certificate to show; enrol first"):
+        world.client(ClientTls(good.authority, b"", good.key))
+
+
+def test_every_cause_has_a_text_of_its_own_with_a_remedy(world, tmp_path):
+    """gRPC says "Socket closed" for all of them. A retired authority: tests/renewal."""
+    other = authorities.create(tmp_path / "other", "lungs", now=world.now, valid_days=9)
+    foreign = world.site_tls(authority=other)
+    ours = world.site_tls()
+    taken_by_nobody = ClientTls(world.authority_pem, foreign.certificate, foreign.key)
+    strange = server_tls(world, authority=other)
+    server = world.serve(tls=lambda: strange)
+    causes = {
+        str(diagnose(world.address, taken_by_nobody)): "enrol again",
+        str(diagnose(server.address, ours)): "wrong address",
+        str(diagnose(f"127.0.0.1:{free_port()}", ours)): "is the coordinator running",
+    }
+    address, ended, early = out_of_date(world, tmp_path)
+    causes |= {
+        str(diagnose(address, early)): "check the clock",
+        str(diagnose(address, ended)): "enrol again",
+    }
+    assert len(causes) == 5
+    for text, remedy in causes.items():
+        assert remedy in text
 
 
 def test_our_own_files_are_checked_before_dialling(world, tmp_path):
