@@ -10,7 +10,7 @@ SECAGG_PEERS_STAMP := $(SECAGG_PEERS)/.installed
 PRIMIA_DATA ?= ../shared/data
 export PRIMIA_DATA
 
-.PHONY: install bench bench-dp bench-secagg bench-noise demo test test-slow test-mutations test-faults kill-loop lint types format protos wheelhouse bundle compose-demo compose-chaos compose-test compose-down clean
+.PHONY: install bench bench-dp bench-secagg bench-noise bench-rounds demo test test-slow test-mutations test-faults kill-loop lint types format protos wheelhouse bundle compose-demo compose-chaos compose-test compose-down clean
 
 install: $(STAMP)
 
@@ -60,7 +60,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 # Peers live in an environment of their own: what they need must not decide what primia gets.
 # BENCH_ARGS goes through, as in: make bench-dp BENCH_ARGS="--cases cnn-28-b128 --budget 5"
-bench: bench-dp bench-secagg bench-noise
+bench: bench-dp bench-secagg bench-noise bench-rounds
 
 bench-dp: $(BENCH_STAMP)
 	$(BENCH_VENV)/bin/python -m benchmarks.dp.run $(BENCH_ARGS)
@@ -73,6 +73,9 @@ $(BENCH_STAMP): pyproject.toml constraints.txt
 
 bench-noise: $(STAMP)
 	$(BIN)/python -m benchmarks.distributed_noise.run $(BENCH_ARGS)
+
+bench-rounds: $(STAMP)
+	$(BIN)/python -m benchmarks.round_overhead $(BENCH_ARGS)
 
 bench-secagg: $(STAMP) $(SECAGG_PEERS_STAMP)
 	$(BIN)/python -m benchmarks.secagg.run $(BENCH_ARGS)
