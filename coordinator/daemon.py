@@ -29,6 +29,7 @@ from primia.storage.blobs import Blobs
 from primia.storage.folder import StateFolder
 from primia.study import contribution, optimiser
 from primia.types import SiteId
+from primia.wire import handshakes
 from primia.wire.labels import PLAN_LABEL, ROUND_LABEL
 from primia.wire.server import serve
 
@@ -172,6 +173,7 @@ def _serve(
     renewing = threading.Thread(target=upkeep.run, args=(stop,), name="upkeep")
     renewing.start()
     try:
+        handshakes.tell(service.handshake_failed)
         log.info("listening", address=server.address, study=plan.study, plan=pinned.digest)
         if metrics_at is not None:
             serve_metrics(metrics_at, metrics.reader(folder, state, driver))

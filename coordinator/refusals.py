@@ -13,7 +13,7 @@ MOST_CALLERS = 1000  # remembered at a time
 
 
 class Refusals:
-    """Writes at most one line a minute for each caller, with how many it left out since the last.
+    """Writes at most one line a minute for each caller and reason, with how many it left out.
 
     clock: monotonic, in seconds.
     """
@@ -22,19 +22,20 @@ class Refusals:
         self._audit = audit
         self._clock = clock
         self._lock = threading.Lock()
-        self._known: dict[str, tuple[float, int]] = {}  # caller → last line, refusals since
+        self._known: dict[tuple[str, str], tuple[float, int]] = {}  # last line, refusals since
 
     def note(self, caller: str, reason: str) -> None:
         """One refusal; durable on return if it is the first in a minute."""
         with self._lock:
             now = self._clock()
-            last, left_out = self._known.get(caller, (-APART_S, 0))
+            who = caller, reason
+            last, left_out = self._known.get(who, (-APART_S, 0))
             if now - last < APART_S:
-                self._known[caller] = (last, left_out + 1)
+                self._known[who] = (last, left_out + 1)
                 return
             if len(self._known) >= MOST_CALLERS:
                 self._known = {c: k for c, k in self._known.items() if now - k[0] < APART_S}
             if len(self._known) >= MOST_CALLERS:
                 return  # so many at a time are one attack; the log has a thousand of its lines
-            self._known[caller] = (now, 0)
+            self._known[who] = (now, 0)
             self._audit.append("call_refused", caller=caller, reason=reason, left_out=left_out)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
@@ -18,7 +19,7 @@ from coordinator.rounds import RoundDriver
 from coordinator.state import CoordinatorState
 from coordinator.upkeep import Upkeep
 from primia.config import plan_from_canonical
-from primia.errors import IdentityError, PeerError, Unreachable
+from primia.errors import IdentityError, PeerError, StateError, Unreachable
 from primia.identity.certificate import (
     Identity,
     Role,
@@ -43,6 +44,8 @@ from primia.wire.server import ServerTls
 
 STANDING_S = 0.5
 """For so long the list of struck sites is not read anew within a call that lasts."""
+
+log = structlog.get_logger()
 
 
 class Service:
@@ -91,6 +94,14 @@ class Service:
     def refused(self, caller: str, reason: str) -> None:
         """Keep a trace of who was refused and why."""
         self._refusals.note(caller, reason)
+
+    def handshake_failed(self, reason: str) -> None:
+        """The same for someone without a certificate that counts; called from a thread of its own,
+        which a disk that fails must not end."""
+        try:
+            self._refusals.note("a failed handshake", reason)
+        except StateError as err:
+            log.error("refusal_not_kept", reason=str(err))
 
     def enrol(self, identity: Identity, certificate: x509.Certificate, csr: bytes) -> Enrolment:
         """Use up an invitation; the site's name comes from the invitation, not from the caller."""

@@ -78,8 +78,8 @@ AUDIT: Mapping[str, AuditEvent] = MappingProxyType(
         ),
         "call_refused": AuditEvent(
             COORDINATOR, ("caller", "reason", "left_out"),
-            "someone with a certificate was refused; left_out: how many such refusals before this "
-            "one were not written, because one line a minute and caller is enough",
+            "a caller was refused, or failed the handshake before anybody knew it; left_out: how "
+            "many before this one were not written: one line a minute, caller and reason is enough",
         ),
         "round_opened": AuditEvent(
             COORDINATOR, (*_ATTEMPT, "kind", "model"),
@@ -200,6 +200,7 @@ LOG: Mapping[str, LogEvent] = MappingProxyType(
         "model_rejected": LogEvent(COORDINATOR, "the sites voted a model down"),
         "call_refused": LogEvent(COORDINATOR, "a caller was refused by its certificate"),
         "handshake_failed": LogEvent(COORDINATOR, "who dialled could not show what TLS asks for"),
+        "refusal_not_kept": LogEvent(COORDINATOR, "a failed handshake is not on the audit log"),
         "call_failed": LogEvent(COORDINATOR, "a fault of our own, under an incident number"),
         "certificates_not_read": LogEvent(COORDINATOR, "the last good ones are served on"),
         "heads_refused": LogEvent(COORDINATOR, "a site's ledger or audit log went back"),

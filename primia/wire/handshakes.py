@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
@@ -18,6 +19,7 @@ import structlog
 from primia.wire.limits import Seldom
 
 log = structlog.get_logger(__name__)
+_told: list[Callable[[str], None]] = []
 
 _CORE_LINE = re.compile(rb"^[IWEF]\d{4} [\d:.]+ +\d+ [\w./-]+:\d+\] ")
 _FAILED = re.compile(
@@ -63,6 +65,11 @@ def reason(line: bytes) -> str | None:
     return next((ours for theirs, ours in REASONS.items() if theirs in text), text[:100])
 
 
+def tell(note: Callable[[str], None]) -> None:
+    """Let `note` know the reason of each failed handshake from now on; it must not raise."""
+    _told.append(note)
+
+
 def _read(pipe: int, real: int) -> None:
     seldom = Seldom()
     with os.fdopen(pipe, "rb") as lines:
@@ -72,5 +79,8 @@ def _read(pipe: int, real: int) -> None:
                     os.write(real, line)
                 continue
             why = reason(line)
+            if why is not None:
+                for note in _told:
+                    note(why)
             if why is not None and (left_out := seldom.left_out()) is not None:
                 log.warning("handshake_failed", reason=why, left_out=left_out)

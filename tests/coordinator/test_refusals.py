@@ -13,10 +13,11 @@ def test_one_line_a_minute_and_caller_and_nothing_is_forgotten(tmp_path):
     for _ in range(100):
         refusals.note("primia://site/berlin", "struck")
     refusals.note("primia://site/munich", "expired")
+    refusals.note("primia://site/munich", "no such role")
     now = 61.0
     refusals.note("primia://site/berlin", "struck")
     found = [(x.fields["caller"][-6:], x.fields["left_out"]) for x in read(audit.path)[0]]
-    assert found == [("berlin", 0), ("munich", 0), ("berlin", 99)]
+    assert found == [("berlin", 0), ("munich", 0), ("munich", 0), ("berlin", 99)]
 
 
 def test_ever_new_names_do_not_fill_memory_or_disk(tmp_path):

@@ -22,6 +22,7 @@ from primia.config import plan_from_canonical
 from primia.config.plan import StudyPlan
 from primia.federation.optimiser import pack_weights, step, unpack_state
 from primia.privacy.ledger import Ledger
+from primia.storage.audit_log import FILE, read
 from primia.storage.blobs import Blobs
 from primia.study import contribution, optimiser
 from primia.types import sha256
@@ -73,9 +74,36 @@ def check(federation: Federation, *, finished: bool = True, sums: int = 0) -> No
         if a.round.kind.value != "evaluate"
     )
     assert recomputed >= sums, f"{recomputed} sums could be recomputed, not {sums}"
+    _check_audit_of_lead(federation, committed)
     for site in federation.sites:
         if (federation.folder / site / "worker.db").exists():
+            _check_audit_of_site(federation.folder / site)
             _check_site(federation.folder / site, plan, site, committed)
+
+
+def _check_audit_of_lead(federation: Federation, committed: list[Any]) -> None:
+    """Its chain verifies, and every attempt that counts is on it, with its sites."""
+    lines, _ = read(federation.home / FILE)
+    on_log = {
+        x.fields["attempt"]: tuple(x.fields["sites"]) for x in lines if x.event == "round_committed"
+    }
+    for attempt in committed:
+        assert on_log.get(attempt.round.attempt) == tuple(attempt.contributors), attempt
+
+
+def _check_audit_of_site(folder: Path) -> None:
+    """Its chain verifies; no update of a training round left before its charge was on it."""
+    lines, _ = read(folder / FILE)
+    made = {
+        row["digest"]
+        for row in rows(folder / "worker.db", "SELECT digest FROM updates WHERE kind <> 'evaluate'")
+    }
+    charged: set[str] = set()
+    for line in lines:
+        if line.event == "charged":
+            charged.add(line.fields["update"])
+        if line.event == "update_sent" and line.fields["update"] in made:
+            assert line.fields["update"] in charged, line
 
 
 def _check_site(folder: Path, plan: StudyPlan, site: str, committed: list[Any]) -> None:

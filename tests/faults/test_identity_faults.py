@@ -17,6 +17,7 @@ from primia.identity import authority as authorities
 from primia.identity import keyfile
 from primia.identity.certificate import COORDINATOR_HOST, to_pem
 from primia.identity.enrolment import make_request
+from primia.storage.audit_log import FILE, read
 from primia.types import SiteId
 from tests.faults.ward import Ward
 
@@ -116,6 +117,10 @@ def test_a01_the_coordinator_logs_why_a_handshake_failed(ward: Ward, foreign: Pa
         link.recv(100)
     ward.wait_for(daemon, "handshake_failed", reason="no TLS (a plaintext client?)")
     ward.terminate("coordinator")
+    lines, _ = read(ward.home / FILE)
+    audited = {x.fields["reason"] for x in lines if x.event == "call_refused"}
+    assert {"no client certificate", "an expired certificate"} <= audited
+    assert "a certificate of a foreign authority" in audited
 
 
 def _handshake(port: int, identity: tuple[bytes, bytes] | None) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
+from primia.wire import handshakes
 from primia.wire.handshakes import reason
 
 BEGIN = b"I1128 00:09:35.802212   19265 ssl_transport_security.cc:2563] Handshake failed with "
@@ -44,3 +47,21 @@ def test_each_reason_has_its_words(line, says):
 
 def test_other_lines_of_the_core_are_no_handshakes():
     assert reason(b"I1128 00:09:35.802212   19265 log.cc:102] something else\n") is None
+
+
+def test_each_failed_handshake_is_told_and_other_lines_pass_through(monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr(handshakes, "_told", [])
+    handshakes.tell(told.append)
+    (lines, into), (real, out) = os.pipe(), os.pipe()
+    failed = (
+        BEGIN + b"error SSL_ERROR_SSL: error:1000007d:SSL routines:OPENSSL_internal:"
+        b"CERTIFICATE_VERIFY_FAILED: certificate has expired\n"
+    )
+    os.write(into, failed + b"a line of ours\n" + failed)
+    os.close(into)
+    handshakes._read(lines, out)
+    os.close(out)
+    with os.fdopen(real, "rb") as passed:
+        assert passed.read() == b"a line of ours\n"
+    assert told == ["an expired certificate"] * 2
