@@ -21,8 +21,8 @@ from primia.config.site import Caps
 from primia.errors import PolicyRefused, StateError
 from primia.federation.contribution import Contribution
 from primia.learning.terms import OnStep, is_distributed, round_mechanism, study_mechanism
+from primia.privacy import Head, Ledger
 from primia.privacy.accounting import epsilon
-from primia.privacy.ledger import Head, Ledger
 from primia.protocol.messages import RoundId, RoundKind
 from primia.secagg.topology import threshold
 from primia.storage.blobs import Blobs

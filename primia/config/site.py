@@ -68,6 +68,12 @@ class Approval(Strict):
     approvers: Annotated[int, Field(ge=1, le=2)] = 1  # people, by name
 
 
+class LedgerFile(Strict):
+    """Where the hospital's privacy ledger lies; several workers' folders may name the same one."""
+
+    path: Path | None = None  # relative paths are relative to the site file; None: worker's folder
+
+
 class Compute(Strict):
     """Where training runs."""
 
@@ -82,6 +88,7 @@ class SiteConfig(Strict):
     data: DataSource
     caps: Caps
     approval: Approval = Approval()
+    ledger: LedgerFile = LedgerFile()
     compute: Compute = Compute()
 
 
@@ -95,4 +102,5 @@ def load_site(path: Path) -> SiteConfig:
             "patients": None if site.data.patients is None else here / site.data.patients,
         }
     )
-    return site.model_copy(update={"data": data})
+    ledger = site.ledger.path and site.ledger.model_copy(update={"path": here / site.ledger.path})
+    return site.model_copy(update={"data": data, "ledger": ledger or site.ledger})

@@ -50,8 +50,7 @@ def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
     Raises IdentityError when the file or its folder is open to others (names the mode and the
     `chmod` that mends it), or when it holds no P-256 key; StateError when it cannot be read.
     """
-    _check_mode(path.parent, 0o700)
-    _check_mode(path, 0o600)
+    check_private(path)
     try:
         return key_from_pem(load(path))
     except IdentityError as err:
@@ -109,6 +108,12 @@ def load(path: Path) -> bytes:
         raise StateError(
             f"cannot read {path}: {err.strerror}; was this folder initialised or enrolled?"
         ) from err
+
+
+def check_private(path: Path) -> None:
+    """Raise IdentityError when the file or its folder is open to others, StateError if missing."""
+    _check_mode(path.parent, 0o700)
+    _check_mode(path, 0o600)
 
 
 def _check_mode(path: Path, wanted: int) -> None:

@@ -24,6 +24,7 @@ FINGERPRINT_BYTES = 16
 _HEAD = "primia cohort manifest v1"
 _USE_PATIENT = b"primia patient v1\0"
 _USE_FILM = b"primia film v1\0"
+_USE_NAME = b"primia key name v1\0"
 _USE_MANIFEST = b"primia manifest v1\0"
 
 TRAIN, VALIDATION = "train", "validation"
@@ -37,6 +38,11 @@ class SiteKey:
         if len(secret) != KEY_BYTES:
             raise ValueError(f"a site key has {KEY_BYTES} bytes, not {len(secret)}")
         self._secret = secret
+
+    @property
+    def name(self) -> str:
+        """Tells this key from another one, and says nothing about it."""
+        return self._mac(_USE_NAME, b"")[:FINGERPRINT_BYTES].hex()
 
     def patient(self, name: str) -> bytes:
         """Fingerprint of a patient's id; blanks around it do not count."""

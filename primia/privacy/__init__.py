@@ -2,8 +2,10 @@
 
 from primia.privacy.accounting import epsilon, epsilon_gdp, epsilon_rdp
 from primia.privacy.calibration import calibrate_noise, calibrate_rate, calibrate_steps
+from primia.privacy.chain import Head, Row
+from primia.privacy.cohorts import Members, Overlap
 from primia.privacy.distributed import NoiseShare, noise_share
-from primia.privacy.ledger import Head, Ledger, Row
+from primia.privacy.ledger import Ledger
 from primia.privacy.mechanism import (
     DistributedDpSgd,
     DpSgd,
@@ -17,7 +19,9 @@ __all__ = [
     "Head",
     "Ledger",
     "Mechanism",
+    "Members",
     "NoiseShare",
+    "Overlap",
     "Row",
     "calibrate_noise",
     "calibrate_rate",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from primia.errors import BudgetExhausted, StateError
 from primia.privacy import DistributedDpSgd, DpSgd, Head, Ledger, epsilon
-from primia.privacy.ledger import GENESIS
+from primia.privacy.chain import GENESIS
 from primia.types import sha256
 
 PLAN = sha256(b"plan")
@@ -308,7 +308,7 @@ def test_a_ledger_of_version_1_is_taken_over_and_its_digests_still_hold(path):
 def test_a_ledger_of_a_later_version_is_refused(path):
     Ledger(path, create=True).close()
     db = sqlite3.connect(path)
-    db.execute("PRAGMA user_version = 3")
+    db.execute("PRAGMA user_version = 4")
     db.close()
-    with pytest.raises(StateError, match="found 3"):
+    with pytest.raises(StateError, match="found 4"):
         Ledger(path)
