@@ -35,9 +35,10 @@ def open_ledger(folder: Path, config: SiteConfig) -> Ledger:
 
 
 def init_ledger(folder: Path, config: SiteConfig) -> Path:
-    """Make an empty ledger where the site file says, and its key. Raises StateError if one is there.
+    """Make an empty ledger where the site file says, and its key.
 
-    Also when its key is: then a ledger was there, and a fresh one would be a fresh budget.
+    Raises StateError if one is there, also if its key is: then a ledger was there, and a fresh one
+    would be a fresh budget.
     """
     path = ledger_path(folder, config)
     for there in (path, key_path(path)):

@@ -15,13 +15,12 @@ from primia.config import load_site
 from primia.config.plan import StudyPlan
 from primia.config.site import SiteConfig
 from primia.errors import PrimiaError
-from primia.identity import keyfile
 from primia.identity.expiry import days_left, threshold
-from primia.imaging.readers import load_cohort
 from primia.learning.terms import is_distributed
-from primia.privacy.ledger import Ledger
 from primia.wire.client import FederationClient
+from worker.books import open_ledger, site_key
 from worker.home import SiteIdentity, load
+from worker.offer import read_cohort
 from worker.renewal import follow
 from worker.state import WorkerState
 from worker.study import Peers, checked_plan
@@ -59,17 +58,17 @@ def check_site(folder: Path, config_file: Path) -> list[Check]:
     identity = step("identity", lambda: load(folder), _describe_identity)
     if identity is None:
         return found
-    step("ledger", lambda: _verify_ledger(folder), lambda rows: f"{rows} charges, chain holds")
     if config is None:
         return found
+    step("ledger", lambda: _verify_ledger(folder, config), lambda n: f"{n} rows, chain holds")
     plan = step("plan", lambda: _fetch_plan(folder, identity, config), _describe)
     if plan is not None:
         step("films", lambda: _films(folder, config, plan), lambda text: text)
     return found
 
 
-def _verify_ledger(folder: Path) -> int:
-    with Ledger(folder / "ledger.db") as ledger:
+def _verify_ledger(folder: Path, config: SiteConfig) -> int:
+    with open_ledger(folder, config) as ledger:
         return ledger.verify().rows
 
 
@@ -107,13 +106,8 @@ def _describe(plan: StudyPlan) -> str:
 
 
 def _films(folder: Path, config: SiteConfig, plan: StudyPlan) -> str:
-    cohort = load_cohort(
-        config.data,
-        classes=plan.model.classes,
-        input_size=plan.model.input_size,
-        min_patients=config.caps.min_patients,
-        split_key=keyfile.load(folder / "split.key"),
-    )
+    with open_ledger(folder, config) as ledger:
+        cohort = read_cohort(folder, config, plan, site_key(folder, config), ledger)
     warnings = "".join(f"; {w}" for w in cohort.warnings)
     return (
         f"{len(cohort.train)} films of {cohort.train.patient_count} patients to train on, "
@@ -136,9 +130,10 @@ def checks_table(found: list[Check]) -> Table:
 
 def budget_json(folder: Path, config_file: Path) -> dict[str, Any]:
     """The ledger in figures. ε is null after a release without privacy: there is no bound."""
-    caps = load_site(config_file).caps
+    config = load_site(config_file)
+    caps = config.caps
     load(folder)
-    with Ledger(folder / "ledger.db") as ledger:
+    with open_ledger(folder, config) as ledger:
         rows = ledger.rows()
         spent = ledger.spent(caps.max_delta)
     return {
@@ -148,6 +143,7 @@ def budget_json(folder: Path, config_file: Path) -> dict[str, Any]:
         "charges": [
             {
                 "number": r.number,
+                "study": r.study,
                 "plan": r.plan,
                 "round": r.round,
                 "attempt": r.attempt,

@@ -23,12 +23,14 @@ from primia.learning.insecure import refuse_simulation_settings
 from primia.learning.models import build_for, flatten
 from primia.learning.terms import is_distributed
 from primia.metrics import serve as serve_metrics
-from primia.privacy.ledger import Ledger
+from primia.privacy import Ledger
 from primia.storage.blobs import Blobs
 from primia.storage.folder import StateFolder
 from primia.study import contribution
+from primia.types import Digest
 from primia.wire.client import FederationClient
 from worker import metrics
+from worker.books import open_ledger
 from worker.gate import ApprovalGate
 from worker.home import SiteIdentity, load
 from worker.learning import FilmLearning
@@ -55,30 +57,32 @@ def run(folder: Path, config_file: Path, *, metrics_at: tuple[str, int] | None =
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    config = load_site(config_file)
     with StateFolder(folder):
         identity = load(folder)
         state = WorkerState(folder)
         try:
-            with Ledger(folder / "ledger.db") as ledger:
-                check_books(ledger, state)
-                state.audit.append("started", version=__version__)
-                if metrics_at is not None:
-                    read = metrics.reader(folder, lambda: load_site(config_file).caps)
-                    serve_metrics(metrics_at, read)
-                    log.info("metrics", address=f"{metrics_at[0]}:{metrics_at[1]}")
-                link = FederationClient(identity.address, identity.tls())
-                hanging_up = threading.Thread(target=_hang_up, args=(stop, link), daemon=True)
-                hanging_up.start()
-                try:
-                    while not stop.is_set():
-                        config = load_site(config_file)
-                        # From disk again: it may have been renewed.
-                        if _take_part(folder, config, load(folder), state, ledger, link, stop):
-                            break
-                finally:
-                    stop.set()
-                    hanging_up.join()
-                    state.audit.append("stopped")
+            with open_ledger(folder, config) as ledger:
+                check_books(ledger, state, Digest(state.noted("plan") or ""), identity.site)
+            state.audit.append("started", version=__version__)
+            if metrics_at is not None:
+                read = metrics.reader(folder, lambda: load_site(config_file))
+                serve_metrics(metrics_at, read)
+                log.info("metrics", address=f"{metrics_at[0]}:{metrics_at[1]}")
+            link = FederationClient(identity.address, identity.tls())
+            hanging_up = threading.Thread(target=_hang_up, args=(stop, link), daemon=True)
+            hanging_up.start()
+            try:
+                done = False
+                while not (done or stop.is_set()):
+                    config = load_site(config_file)
+                    # The identity from disk again: it may have been renewed.
+                    with open_ledger(folder, config) as ledger:
+                        done = _take_part(folder, config, load(folder), state, ledger, link, stop)
+            finally:
+                stop.set()
+                hanging_up.join()
+                state.audit.append("stopped")
         finally:
             state.close()
     log.info("stopped")
@@ -107,9 +111,10 @@ def _take_part(
     renewal = Renewal(folder, identity, link, state.audit)
     renewal.follow(bundle)
     identity = renewal.identity
-    offer = make_offer(folder, config, identity, bundle, state)
+    offer = make_offer(folder, config, identity, bundle, state, ledger)
     plan, cohort = offer.plan, offer.cohort
-    gate = ApprovalGate(state, offer.subject)
+    check_books(ledger, state, offer.subject.plan, identity.site)
+    gate = ApprovalGate(state, offer.subject, ledger.withdrawals)
     if not gate.wait(stop, renewal.keep):
         return False
     peers = Peers(identity, state)
@@ -132,6 +137,8 @@ def _take_part(
         state=state,
         ledger=ledger,
         blobs=blobs,
+        members=offer.members,
+        site=identity.site,
     )
     if len(devices) > 1 and is_distributed(plan):
         log.warning("processes_unused", reason="a round of shared noise is one step, on one device")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
-from worker.approval import Subject, check, standing
+from worker.approval import NotApproved, Subject, check, standing
 from worker.state import WorkerState
 
 log = structlog.get_logger()
@@ -18,19 +18,34 @@ POLL_S = 1.0
 
 @dataclass(frozen=True)
 class ApprovalGate:
-    """The approval of one plan and one cohort."""
+    """The approval of one plan and one cohort, which holds no withdrawn patient.
+
+    withdrawals: how many patients were withdrawn up to now; more than when the films were read
+    means that they have to be read again.
+    """
 
     state: WorkerState
     subject: Subject
+    withdrawals: Callable[[], int]
+    _withdrawn: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_withdrawn", self.withdrawals())
 
     def check(self) -> None:
-        """Raise NotApproved unless the approval is in force."""
+        """Raise NotApproved unless the approval is in force, for these very films."""
+        if self._outdated:
+            raise NotApproved("a patient was withdrawn since the films were read")
         check(self.state, self.subject)
 
     @property
     def is_open(self) -> bool:
         """Whether the approval is in force."""
-        return not standing(self.state.decisions(), self.subject).missing
+        return not (self._outdated or standing(self.state.decisions(), self.subject).missing)
+
+    @property
+    def _outdated(self) -> bool:
+        return self.withdrawals() != self._withdrawn
 
     def wait(self, stop: threading.Event, meanwhile: Callable[[], None] = lambda: None) -> bool:
         """Wait until the approval is in force, saying once what is missing; whether it is.
@@ -43,10 +58,12 @@ class ApprovalGate:
         while not stop.is_set():
             decisions = self.state.decisions()
             found = standing(decisions, self.subject)
-            if not found.missing:
+            if not (found.missing or self._outdated):
                 log.info("approved", by=list(found.approved_by), plan=self.subject.plan)
                 return True
             if decisions[known:] and decisions[-1].approved and not found.approved_by:
+                return False
+            if self._outdated:
                 return False
             if found.why != said:
                 log.warning(

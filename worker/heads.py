@@ -14,8 +14,8 @@ import structlog
 from primia.errors import IdentityError, PeerError, StateError, Unreachable
 from primia.identity.certificate import fingerprint, from_pem, to_pem
 from primia.identity.heads import Countersigned, Mark, SignedHeads, SiteHeads, sign_heads
-from primia.privacy.ledger import Head as LedgerHead
-from primia.privacy.ledger import Ledger
+from primia.privacy import Head as LedgerHead
+from primia.privacy import Ledger
 from primia.storage.audit_log import Head, read
 from primia.types import Digest
 from worker.home import SiteIdentity

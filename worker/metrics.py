@@ -8,19 +8,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from primia import tally
-from primia.config.site import Caps
+from primia.config.site import SiteConfig
 from primia.metrics import Sample, certificate_days, of_process
-from primia.privacy.ledger import Head, Ledger
+from primia.privacy import Head
+from worker.books import open_ledger
 from worker.home import load
 
 
-def reader(folder: Path, caps: Callable[[], Caps]) -> Callable[[], Iterator[Sample]]:
-    """What to serve, for `primia.metrics.serve`. caps: as the site file has them now."""
+def reader(folder: Path, site: Callable[[], SiteConfig]) -> Callable[[], Iterator[Sample]]:
+    """What to serve, for `primia.metrics.serve`. site: the site file as it is now."""
     known: dict[tuple[Head, float], float] = {}
 
-    def spent(delta: float) -> float:
+    def spent(config: SiteConfig) -> float:
+        delta = config.caps.max_delta
         # A connection of its own: it belongs to one thread, and each scrape is another.
-        with Ledger(folder / "ledger.db") as ledger:
+        with open_ledger(folder, config) as ledger:
             key = (ledger.head(), delta)
             if key not in known:
                 value = ledger.spent(delta)
@@ -29,8 +31,8 @@ def reader(folder: Path, caps: Callable[[], Caps]) -> Callable[[], Iterator[Samp
             return known[key]
 
     def read() -> Iterator[Sample]:
-        limits = caps()
-        total = spent(limits.max_delta)
+        config = site()
+        limits, total = config.caps, spent(config)
         yield Sample("epsilon_spent", "by the ledger, at the site's delta", total)
         yield Sample("epsilon_cap", "caps.max_epsilon of the site file", limits.max_epsilon)
         yield Sample("delta", "caps.max_delta of the site file", limits.max_delta)

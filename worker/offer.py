@@ -5,7 +5,6 @@ Nothing is trained and nobody is pinned here; `worker.approval` says whether the
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +12,14 @@ from primia.config import StudyPlan, plan_digest
 from primia.config.site import SiteConfig
 from primia.identity import keyfile
 from primia.imaging.dataset import Cohort
-from primia.imaging.manifest import KEY_BYTES, Manifest, SiteKey, difference
+from primia.imaging.manifest import Manifest, SiteKey, difference
 from primia.imaging.readers import load_cohort
+from primia.privacy import Ledger, Members, Overlap
 from primia.storage.blobs import Blobs
 from primia.types import Digest
 from primia.wire.handler import StudyBundle
 from worker.approval import Subject, policy_of
+from worker.books import check_budget, members_of, site_key, totals
 from worker.home import SiteIdentity
 from worker.state import WorkerState
 from worker.study import checked_plan
@@ -26,12 +27,20 @@ from worker.study import checked_plan
 
 @dataclass(frozen=True)
 class Offer:
-    """A plan that fits this site's caps, and the cohort that would be trained on."""
+    """A plan that fits this site's caps and what is left of its budget, and the cohort for it.
+
+    overlap: which patients other cohorts of the ledger hold already. spent: ε of the patient of
+    this cohort who has shown most; total: the same after all rounds.
+    """
 
     plan: StudyPlan
     cohort: Cohort
     manifest: Manifest
+    members: Members
     subject: Subject
+    overlap: Overlap
+    spent: float
+    total: float
 
 
 def make_offer(
@@ -40,13 +49,16 @@ def make_offer(
     identity: SiteIdentity,
     bundle: StudyBundle,
     state: WorkerState,
+    ledger: Ledger,
 ) -> Offer:
-    """Check the plan, read the films, freeze the cohort.
+    """Check the plan, read the films, freeze the cohort, see what its patients have left.
 
-    Raises IdentityError, ConfigError, PolicyRefused (see `checked_plan`), DataError, StateError.
+    Raises IdentityError, ConfigError, PolicyRefused (see `checked_plan`), BudgetExhausted,
+    DataError, StateError.
     """
     plan = checked_plan(bundle, identity, config.caps, state)
-    cohort = read_cohort(folder, config, plan)
+    key = site_key(folder, config)
+    cohort = read_cohort(folder, config, plan, key, ledger)
     manifest = cohort.manifest
     assert manifest is not None
     subject = Subject(
@@ -56,24 +68,27 @@ def make_offer(
         films=len(manifest.entries),
         patients=manifest.patients,
     )
-    return Offer(plan, cohort, manifest, subject)
+    members = members_of(manifest, key)
+    overlap = ledger.overlap(members)
+    spent, total = totals(ledger, members, plan, identity, config.caps.max_delta)
+    check_budget(spent, total, config.caps, plan)
+    return Offer(plan, cohort, manifest, members, subject, overlap, spent, total)
 
 
-def read_cohort(folder: Path, config: SiteConfig, plan: StudyPlan) -> Cohort:
-    """The films of this site as training takes them, with their manifest. Raises DataError."""
+def read_cohort(
+    folder: Path, config: SiteConfig, plan: StudyPlan, key: SiteKey, ledger: Ledger
+) -> Cohort:
+    """The films of this site as training takes them, with their manifest, and without the patients
+    that were withdrawn. Raises DataError."""
     return load_cohort(
         config.data,
         classes=plan.model.classes,
         input_size=plan.model.input_size,
         min_patients=config.caps.min_patients,
         split_key=keyfile.load(folder / "split.key"),
-        site_key=site_key(folder),
+        site_key=key,
+        withdrawn=ledger.withdrawn(),
     )
-
-
-def site_key(folder: Path) -> SiteKey:
-    """The key of this site's fingerprints; made when there is none. Raises StateError."""
-    return SiteKey(keyfile.store_once(folder / "ledger.key", os.urandom(KEY_BYTES)))
 
 
 def keep_manifest(folder: Path, offer: Offer, state: WorkerState) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from primia.config.plan import StudyPlan
 from primia.config.site import SiteConfig
 from primia.errors import PolicyRefused
 from primia.learning.terms import is_distributed, round_mechanism, study_mechanism
-from primia.privacy import Mechanism, epsilon
-from primia.privacy.ledger import Ledger
+from primia.privacy import epsilon
 from primia.types import Digest, SiteId
 from primia.wire.client import FederationClient
 from worker.approval import Person, Standing, approve, standing
+from worker.books import open_ledger
 from worker.home import load
 from worker.offer import Offer, keep_manifest, make_offer, what_changed
 from worker.state import WorkerState
@@ -74,18 +75,19 @@ def read_page(folder: Path, config_file: Path) -> Page:
     state = WorkerState(folder)
     link = FederationClient(identity.address, identity.tls())
     try:
-        offer = make_offer(folder, config, identity, link.get_study(), state)
+        with open_ledger(folder, config) as ledger:
+            offer = make_offer(folder, config, identity, link.get_study(), state, ledger)
         found = standing(state.decisions(), offer.subject)
         changed = _changed(folder, offer, state) if found.missing else ()
-        with Ledger(folder / "ledger.db") as ledger:
-            past = [row.mechanism for row in ledger.rows()]
     finally:
         link.close()
         state.close()
-    asked, before, total = _price(offer.plan, past, config.caps.max_delta)
+    whole = study_mechanism(offer.plan)
+    asked = None if whole is None else epsilon([whole], config.caps.max_delta)
+    before = offer.spent if math.isfinite(offer.spent) else None
     lines = (
         *_about_the_plan(offer.plan, identity.site, identity.address),
-        ("what it costs a patient", _cost(config, asked, before, total)),
+        ("what it costs a patient", _cost(config, offer, asked)),
         ("asks for trust", _trust(offer.plan)),
         ("films of this hospital", _films(offer)),
         ("digests", (f"plan    {offer.subject.plan}", f"cohort  {offer.subject.cohort}")),
@@ -136,19 +138,6 @@ def _changed(folder: Path, offer: Offer, state: WorkerState) -> tuple[str, ...]:
     return () if changed is None else (f"since the last approval: {changed}",)
 
 
-def _price(
-    plan: StudyPlan, past: list[Mechanism | None], delta: float
-) -> tuple[float | None, float | None, float | None]:
-    """ε of the plan, of what is spent, and of both, by this site's accountant; None: no bound."""
-
-    def price(released: list[Mechanism | None]) -> float | None:
-        known = [m for m in released if m is not None]
-        return epsilon(known, delta) if len(known) == len(released) else None
-
-    whole = [study_mechanism(plan)]
-    return price(whole), price(past), price([*past, *whole])
-
-
 def _about_the_plan(
     plan: StudyPlan, me: SiteId, address: str
 ) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -186,18 +175,25 @@ def _about_the_plan(
     )
 
 
-def _cost(
-    config: SiteConfig, asked: float | None, before: float | None, total: float | None
-) -> tuple[str, ...]:
-    caps = config.caps
+def _cost(config: SiteConfig, offer: Offer, asked: float | None) -> tuple[str, ...]:
+    caps, seen = config.caps, offer.overlap
     if asked is None:
         return ("no bound: the plan trains without differential privacy",)
     lines = [f"ε = {asked:.3f} at δ = {caps.max_delta:g} for all rounds, as computed here"]
-    if before is None or total is None:
-        return (*lines, "no bound with what was released before without differential privacy")
-    lines.append(f"spent before: {before:.3f}; together {total:.3f} of {caps.max_epsilon:g}")
-    if total > caps.max_epsilon:
-        lines.append("the last rounds would be refused: the cap is reached before")
+    if math.isinf(offer.spent):
+        lines.append("no bound with what was released before without differential privacy")
+    else:
+        lines.append(
+            f"the patient who has shown most: {offer.spent:.3f} spent before, {offer.total:.3f} "
+            f"after it, of {caps.max_epsilon:g}"
+        )
+    if seen.known:
+        lines.append(f"{seen.known} of the patients were trained on before")
+    if seen.renamed:
+        lines.append(
+            f"warning: {seen.renamed} patients have films that were trained on before under "
+            "another id; each counts as one person with that id"
+        )
     return tuple(lines)
 
 

@@ -21,7 +21,7 @@ from primia.config.site import Caps
 from primia.errors import PolicyRefused, StateError
 from primia.federation.contribution import Contribution
 from primia.learning.terms import OnStep, is_distributed, round_mechanism, study_mechanism
-from primia.privacy import Head, Ledger
+from primia.privacy import Head, Ledger, Members
 from primia.privacy.accounting import epsilon
 from primia.protocol.messages import RoundId, RoundKind
 from primia.secagg.topology import threshold
@@ -100,15 +100,23 @@ def check_round(round_id: RoundId, plan: StudyPlan) -> None:
         )
 
 
-def check_books(ledger: Ledger, state: WorkerState) -> None:
+def check_books(
+    ledger: Ledger, state: WorkerState, plan: Digest | None = None, site: SiteId | None = None
+) -> None:
     """Ledger, database and audit log must be of one age, or nothing starts: each guards another.
 
     An older ledger would forget what was charged, an older database what was promised.
+    plan, site: whose rows of the ledger this database must know; None: every row's.
     Raises StateError.
     """
     rows, digest = (state.noted("ledger_head") or "0:").split(":")
     ledger.verify(at_least=Head(int(rows), Digest(digest)))
-    if not all(state.holds_update(row.update) for row in ledger.rows()):
+    ours = [
+        row
+        for row in ledger.rows()
+        if plan in (None, row.plan) and (site is None or row.site in (None, site))
+    ]
+    if not all(state.holds_update(row.update) for row in ours):
         raise StateError(
             "worker.db is older than the privacy ledger beside it; restore both from one backup"
         )
@@ -136,6 +144,8 @@ class LocalWork:
     state: WorkerState
     ledger: Ledger
     blobs: Blobs
+    members: Members | None = None  # whom it trains on; None: the ledger charges everybody
+    site: SiteId | None = None
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def prepare(
@@ -185,14 +195,14 @@ class LocalWork:
         return None
 
     def spent(self) -> float:
-        """ε of everything this ledger holds, at the site's own delta."""
-        return self.ledger.spent(self.caps.max_delta)
+        """ε of the patient of this cohort who has shown most, at the site's own delta."""
+        return self.ledger.spent(self.caps.max_delta, self.members)
 
     def _refuse_if_spent(self) -> None:
         """Ask before training what the ledger would say after it: hours are not spent in vain."""
         mechanism = round_mechanism(self.plan)
         if mechanism is not None:
-            self.ledger.afford(mechanism, self._cap(), self.caps.max_delta)
+            self.ledger.afford(mechanism, self._cap(), self.caps.max_delta, self.members)
 
     def _charge(self, round_id: RoundId, update: StoredUpdate) -> None:
         row = self.ledger.charge(
@@ -204,6 +214,9 @@ class LocalWork:
             cap_epsilon=self._cap(),
             cap_delta=self.caps.max_delta,
             time=self.now().isoformat(timespec="seconds"),
+            members=self.members,
+            study=self.plan.study,
+            site=self.site,
         )
         last = self.state.audit.last("charged")
         if last is None or last.fields["update"] != update.digest:  # a repeat is no new charge

@@ -59,11 +59,11 @@ def _read_medmnist(source: DataSource, classes: tuple[str, ...], size: int | Non
     _same_order(table, rows, labels)
     subtypes = _subtypes(table, rows, classes)
     labels = _in_range(labels, classes, path) if subtypes is None else subtypes
-    pool = _keep(Pool(pixels, labels, patients), _of_site(table, rows, source))
+    pool = Pool(pixels, labels, patients).select(_of_site(table, rows, source))
     unnamed = pool.labels == UNNAMED
     if unnamed.any():
         warnings.append(f"{int(unnamed.sum())} films have no subtype and were left out")
-    return replace(_keep(pool, ~unnamed), warnings=tuple(warnings))
+    return replace(pool.select(~unnamed), warnings=tuple(warnings))
 
 
 def _every_film_alone(source: DataSource, pixels: Pixels, labels: Indices) -> Pool:
@@ -101,7 +101,7 @@ def _read_plain(source: DataSource, classes: tuple[str, ...], size: int | None) 
             f"{path}: no CSV with the columns index and {source.sites_column} beside it; "
             "set patients: to it"
         )
-    return _keep(pool, _of_site(table, rows, source))
+    return pool.select(_of_site(table, rows, source))
 
 
 def _table_of_plain(source: DataSource, *, named: bool) -> Table | None:
@@ -239,13 +239,3 @@ def _subtypes(table: Table, rows: list[Row], classes: tuple[str, ...]) -> Indice
 def _of_site(table: Table, rows: list[Row], source: DataSource) -> npt.NDArray[np.bool_]:
     mine = {row.line for row in select_site(table, source).rows}
     return np.array([row.line in mine for row in rows], np.bool_)
-
-
-def _keep(pool: Pool, mask: npt.NDArray[np.bool_]) -> Pool:
-    return replace(
-        pool,
-        pixels=pool.pixels[mask],
-        labels=pool.labels[mask],
-        patient_ids=pool.patient_ids[mask],
-        unnamed=None if pool.unnamed is None else pool.unnamed[mask],
-    )

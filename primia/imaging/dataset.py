@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -97,6 +97,16 @@ class Pool:
     def quarantined(self) -> int:
         """How many films were left out."""
         return len(self.rejects)
+
+    def select(self, mask: npt.NDArray[np.bool_]) -> Pool:
+        """The films where `mask` (n,) is true."""
+        return replace(
+            self,
+            pixels=self.pixels[mask],
+            labels=self.labels[mask],
+            patient_ids=self.patient_ids[mask],
+            unnamed=None if self.unnamed is None else self.unnamed[mask],
+        )
 
     def films(self) -> Films:
         """The pool with dense patient indices."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -99,7 +99,14 @@ class Manifest:
         return _canonical(self.entries)
 
 
-def fingerprints(pool: Pool, key: SiteKey) -> tuple[list[bytes], list[bytes]]:
+Prints = list[tuple[bytes, bytes]]
+"""Of each film: its own fingerprint and that of its patient."""
+
+Withdrawn = tuple[frozenset[bytes], frozenset[bytes]]
+"""Fingerprints of patients, and of films of theirs that may come under another id."""
+
+
+def fingerprints(pool: Pool, key: SiteKey) -> Prints:
     """Of each film of a pool: its own fingerprint and that of its patient.
 
     Where nobody names the patient, a film is its own patient, and its content the only name it has:
@@ -112,20 +119,29 @@ def fingerprints(pool: Pool, key: SiteKey) -> tuple[list[bytes], list[bytes]]:
         key.patient(f"film:{film.hex()}") if alone else named[name]
         for film, name, alone in zip(films, pool.patient_ids.tolist(), unnamed, strict=True)
     ]
-    return films, patients
+    return list(zip(films, patients, strict=True))
+
+
+def without(pool: Pool, prints: Prints, withdrawn: Withdrawn) -> tuple[Pool, Prints]:
+    """The pool and its fingerprints without withdrawn patients, under whatever id they come."""
+    patients, films = withdrawn
+    gone = {patient for film, patient in prints if patient in patients or film in films}
+    if not gone:
+        return pool, prints
+    stay = np.array([patient not in gone for _, patient in prints], bool)
+    warning = f"{len(gone)} patients were withdrawn and are left out"
+    pool = replace(pool.select(stay), warnings=(*pool.warnings, warning))
+    return pool, [pair for pair in prints if pair[1] not in gone]
 
 
 def freeze(
-    films: Sequence[bytes],
-    patients: Sequence[bytes],
-    labels: Iterable[str],
-    held_out: npt.NDArray[np.bool_],
-    key: SiteKey,
+    prints: Prints, labels: Iterable[str], held_out: npt.NDArray[np.bool_], key: SiteKey
 ) -> Manifest:
-    """The manifest of a cohort: for each film two fingerprints, its class and its part."""
+    """The manifest of a cohort: for each film its fingerprints, its class and its part."""
     parts = (VALIDATION if out else TRAIN for out in held_out.tolist())
     entries = sorted(
-        Entry(*columns) for columns in zip(films, patients, labels, parts, strict=True)
+        Entry(film, patient, label, part)
+        for (film, patient), label, part in zip(prints, labels, parts, strict=True)
     )
     return Manifest(tuple(entries), key.seal(_canonical(entries)))
 

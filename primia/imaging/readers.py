@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-import numpy.typing as npt
 
 from primia.config.site import DataSource
 from primia.errors import DataError
 from primia.imaging.archives import read_npz
 from primia.imaging.dataset import Cohort, Films, Pool
 from primia.imaging.files import read_csv, read_folder
-from primia.imaging.manifest import Manifest, SiteKey, fingerprints, freeze
+from primia.imaging.manifest import SiteKey, Withdrawn, fingerprints, freeze, without
 from primia.imaging.split import VALIDATION_KEY, patient_split
 from primia.imaging.tables import NoFilms
 
@@ -29,12 +28,14 @@ def load_cohort(
     min_patients: int,
     split_key: bytes = VALIDATION_KEY,
     site_key: SiteKey | None = None,
+    withdrawn: Withdrawn = (frozenset(), frozenset()),
 ) -> Cohort:
     """Read, check and split the films of one site.
 
     classes: the plan's, in its order; input_size: edge of the square films in pixels;
     min_patients: least number of training patients the site allows; split_key: see
-    `patient_split`, the same key gives the same split; site_key: makes the cohort's manifest.
+    `patient_split`, the same key gives the same split; site_key: makes the cohort's manifest;
+    withdrawn: fingerprints under that key of patients and of films that are left out.
 
     Raises DataError for a source that cannot be used, fewer patients than the minimum, or a
     single class. A film that cannot be read is counted and left out.
@@ -43,6 +44,9 @@ def load_cohort(
         pool = read_pool(source, classes=classes, input_size=input_size, key=split_key)
     except NoFilms as err:
         raise DataError(f"{err}; the site file asks for at least {min_patients} patients") from err
+    prints = None
+    if site_key is not None:
+        pool, prints = without(pool, fingerprints(pool, site_key), withdrawn)
     films = pool.films()
     _need_patients(source, films.patient_count, films, min_patients)
     held_out = patient_split(pool.patient_ids, source.validation_fraction, split_key)
@@ -55,15 +59,11 @@ def load_cohort(
         warnings.append(f"no training film of class {', '.join(missing)}")
     if len(np.unique(validation.labels)) < len(np.unique(train.labels)):
         warnings.append("the validation films do not show every class that is trained on")
-    manifest = None if site_key is None else _freeze(pool, classes, held_out, site_key)
+    manifest = None
+    if site_key is not None and prints is not None:
+        labels = (classes[i] for i in pool.labels.tolist())
+        manifest = freeze(prints, labels, held_out, site_key)
     return Cohort(train, validation, pool.quarantined, tuple(warnings), pool.rejects, manifest)
-
-
-def _freeze(
-    pool: Pool, classes: tuple[str, ...], held_out: npt.NDArray[np.bool_], key: SiteKey
-) -> Manifest:
-    films, patients = fingerprints(pool, key)
-    return freeze(films, patients, (classes[i] for i in pool.labels.tolist()), held_out, key)
 
 
 def read_pool(

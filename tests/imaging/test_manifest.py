@@ -141,7 +141,7 @@ ROWS = st.lists(
 def test_two_cohorts_share_a_digest_exactly_when_they_are_the_same(rows, data):
     def made(rows):
         films, patients, labels, out = zip(*rows, strict=True)
-        return freeze(films, patients, labels, np.array(out), KEY)
+        return freeze(list(zip(films, patients, strict=True)), labels, np.array(out), KEY)
 
     other = data.draw(st.one_of(st.permutations(rows), ROWS))
     assert (made(rows).digest == made(other).digest) == (sorted(rows) == sorted(other))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from primia.config.site import Caps, SiteConfig
 from primia.errors import ConfigError, PolicyRefused
 from primia.protocol.messages import RoundId, RoundKind
+from primia.storage.book import Book
 from primia.types import Digest, sha256
 from worker.approval import (
     NotApproved,
@@ -25,7 +25,7 @@ from worker.approval import (
     refuse,
     standing,
 )
-from worker.state import WorkerState
+from worker.state import _MIGRATIONS, WorkerState
 
 STEWARD = Person("Ada", "data steward", "ada")
 OFFICER = Person("Grace", "data protection officer", "grace")
@@ -176,15 +176,11 @@ def test_a_folder_that_has_worked_for_a_plan_approves_no_other(state: WorkerStat
         approve(state, SUBJECT, STEWARD)
 
 
-def test_a_database_of_before_approvals_opens_and_has_none(
-    state: WorkerState, tmp_path: Path
-) -> None:
-    state.close()
-    with sqlite3.connect(tmp_path / "worker.db") as db:
-        db.execute("DROP TABLE decisions")
-        db.execute("PRAGMA user_version = 4")
-    db.close()
-    again = WorkerState(tmp_path)
+def test_a_database_of_before_approvals_opens_and_has_none(tmp_path: Path) -> None:
+    before = next(i for i, script in enumerate(_MIGRATIONS) if "TABLE decisions" in script)
+    (tmp_path / "old").mkdir()
+    Book(tmp_path / "old" / "worker.db", _MIGRATIONS[:before]).close()
+    again = WorkerState(tmp_path / "old")
     assert again.decisions() == []
     approve(again, SUBJECT, STEWARD)
     check(again, SUBJECT)

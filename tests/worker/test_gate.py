@@ -46,7 +46,7 @@ def test_an_approval_in_another_terminal_lets_a_waiting_worker_go_on(
     state: WorkerState, tmp_path: Path
 ) -> None:
     thread = in_another_terminal(tmp_path, subject())
-    assert ApprovalGate(state, subject()).wait(threading.Event())
+    assert ApprovalGate(state, subject(), lambda: 0).wait(threading.Event())
     thread.join()
 
 
@@ -54,14 +54,14 @@ def test_an_approval_of_films_that_were_added_since_has_them_read_again(
     state: WorkerState, tmp_path: Path
 ) -> None:
     thread = in_another_terminal(tmp_path, subject(cohort=b"one film more"))
-    assert not ApprovalGate(state, subject()).wait(threading.Event())
+    assert not ApprovalGate(state, subject(), lambda: 0).wait(threading.Event())
     thread.join()
 
 
 def test_a_worker_that_waits_can_be_stopped(state: WorkerState) -> None:
     stop = threading.Event()
     threading.Timer(0.3, stop.set).start()
-    assert not ApprovalGate(state, subject()).wait(stop)
+    assert not ApprovalGate(state, subject(), lambda: 0).wait(stop)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def gated(hospital: Hospital) -> Subject:
         10,
         5,  # type: ignore[arg-type]
     )
-    hospital.participant._gate = ApprovalGate(hospital.state, made)
+    hospital.participant._gate = ApprovalGate(hospital.state, made, lambda: 0)
     return made
 
 
