@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from primia.config.plan import StudyPlan, plan_digest
 from primia.config.site import Caps, SiteConfig
-from primia.errors import BudgetExhausted, StateError
+from primia.errors import BudgetExhausted, ConfigError, StateError
 from primia.identity import keyfile
 from primia.imaging.manifest import KEY_BYTES, Manifest, SiteKey
 from primia.learning.terms import study_mechanism
@@ -74,6 +76,29 @@ def site_key(folder: Path, config: SiteConfig) -> SiteKey:
         keyfile.store_once(path, os.urandom(KEY_BYTES))
     keyfile.check_private(path)
     return SiteKey(keyfile.load(path))
+
+
+@dataclass(frozen=True)
+class Withdrawal:
+    """new: it was not recorded before. cohorts: how many in the ledger hold the patient."""
+
+    new: bool
+    cohorts: int
+
+
+def withdraw_patient(folder: Path, config: SiteConfig, name: str, issuer: str) -> Withdrawal:
+    """Record that a patient is not used any more; the id itself is kept nowhere.
+
+    issuer: as DICOM files give it beside the id, or empty. Raises ConfigError, StateError.
+    """
+    if not name.strip():
+        raise ConfigError("no patient id; give it as an argument, or - and the id on stdin")
+    key = site_key(folder, config)
+    patient = key.patient(f"{name.strip()}\x1f{issuer.strip()}" if issuer else name)
+    with open_ledger(folder, config) as ledger:
+        cohorts = ledger.cohorts_of(patient)
+        new = ledger.withdraw(patient, key.name, datetime.now(UTC).isoformat(timespec="seconds"))
+    return Withdrawal(new, cohorts)
 
 
 def members_of(manifest: Manifest, key: SiteKey) -> Members:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from primia.cli.console import out, print_json, run, version_option
-from worker import plan_commands
+from worker import ledger_commands, plan_commands
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,6 +24,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 HERE = Path("worker-state")
 
 app.add_typer(plan_commands.app, name="plan")
+app.add_typer(ledger_commands.app, name="ledger")
 
 
 @app.command()

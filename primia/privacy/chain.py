@@ -115,6 +115,8 @@ def from_columns(columns: Sequence[Any]) -> Row:
     mechanism, withdrawn = None, None
     if kind == WITHDRAWAL:
         withdrawn = bytes.fromhex(update)
+        if (rate, noise, steps) != (None, None, None):
+            raise ValueError("a withdrawal releases nothing")
     elif any(value is not None for value in (rate, noise, steps, kind)):
         mechanism = _KINDS[kind](rate, noise, steps)
     return Row(

@@ -182,6 +182,11 @@ class Ledger:
             query = "SELECT count(*) FROM ledger WHERE kind = ?"
             return int(self._db.execute(query, (WITHDRAWAL,)).fetchone()[0])
 
+    def cohorts_of(self, patient: bytes) -> int:
+        """How many cohorts hold this patient under this id."""
+        with self._storage():
+            return sum(patient in members.films for members in self._all_cohorts().values())
+
     def rows(self) -> tuple[Row, ...]:
         """All releases, oldest first."""
         return tuple(row for row in self.entries() if row.withdrawn is None)
