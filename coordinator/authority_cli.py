@@ -15,7 +15,13 @@ app = typer.Typer(
 )
 
 State = Annotated[
-    Path, typer.Option("--state", help="The coordinator's folder.", envvar="PRIMIA_STATE")
+    Path,
+    typer.Option(
+        "--state",
+        help="The coordinator's folder.",
+        envvar="PRIMIA_STATE",
+        readable=False,  # one that is not is refused in our own words
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 HERE = Path("coordinator-state")

@@ -24,7 +24,13 @@ app.callback(invoke_without_command=True)(version_option)
 app.add_typer(authority_app, name="authority")
 
 State = Annotated[
-    Path, typer.Option("--state", help="The coordinator's folder.", envvar="PRIMIA_STATE")
+    Path,
+    typer.Option(
+        "--state",
+        help="The coordinator's folder.",
+        envvar="PRIMIA_STATE",
+        readable=False,  # one that is not is refused in our own words
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Once = Annotated[

@@ -197,6 +197,12 @@ class RoundDriver:
                 raise PeerError("no update of this site is awaited; it stays at the site")
             return current.terms.layout.wire_bytes
 
+    def fail(self, why: StateError) -> None:
+        """The disk failed in a call of a site: `run` ends with that, before it limps on."""
+        with self._changed:
+            self._failure = self._failure or why
+            self._changed.notify_all()
+
     def everyone_knows(self) -> bool:
         """Whether every site that is there has heard that the study is over."""
         with self._changed:

@@ -87,7 +87,11 @@ class Service:
     def authorise(self, identity: Identity, certificate: x509.Certificate) -> None:
         """Roster and struck sites are looked up at every call, on open channels too."""
         if identity.role is Role.SITE:
-            self._state.check_site(SiteId(identity.name), fingerprint(certificate))
+            try:
+                self._state.check_site(SiteId(identity.name), fingerprint(certificate))
+            except StateError as err:
+                self._driver.fail(err)
+                raise
         elif identity.role is not Role.ENROL:
             raise IdentityError(f"{identity} is not a site of this study")
 

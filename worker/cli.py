@@ -18,7 +18,15 @@ app = typer.Typer(
 )
 app.callback(invoke_without_command=True)(version_option)
 
-State = Annotated[Path, typer.Option("--state", help="The worker's folder.", envvar="PRIMIA_STATE")]
+State = Annotated[
+    Path,
+    typer.Option(
+        "--state",
+        help="The worker's folder.",
+        envvar="PRIMIA_STATE",
+        readable=False,  # one that is not is refused in our own words
+    ),
+]
 Config = Annotated[Path, typer.Option("--config", help="The site file, YAML.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 HERE = Path("worker-state")

@@ -17,7 +17,15 @@ app = typer.Typer(
     help="Show what a study asks of this hospital; approve it or refuse it.",
 )
 
-State = Annotated[Path, typer.Option("--state", help="The worker's folder.", envvar="PRIMIA_STATE")]
+State = Annotated[
+    Path,
+    typer.Option(
+        "--state",
+        help="The worker's folder.",
+        envvar="PRIMIA_STATE",
+        readable=False,  # one that is not is refused in our own words
+    ),
+]
 Config = Annotated[Path, typer.Option("--config", help="The site file, YAML.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Name = Annotated[str, typer.Option("--as", help="Who decides; left out: the account's name.")]

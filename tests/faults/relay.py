@@ -106,6 +106,7 @@ class Relay:
                             if self.cut_after:
                                 self.cut_after.pop(0)
                             self.cuts += 1
+                            await asyncio.sleep(0.5)  # what passed before the cut arrives
                             return
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)

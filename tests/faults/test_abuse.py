@@ -74,7 +74,7 @@ def test_m06_vectors_of_another_length_are_refused_and_the_others_go_on(
     ward.start_coordinator()
     ward.start_all("west")
     ward.start_worker("west", "tests.faults.sends_wrong_length")
-    event = ward.wait_for(ward.daemons["west"], "instruction_refused_by_coordinator")
+    event = ward.wait_for(ward.daemons["west"], "round_left")
     assert "bytes" in event["reason"]
     assert "vectors of west" in event["reason"] or "plan allows" in event["reason"]
     ward.wait_for(ward.coordinator, "round_committed", round=1)
@@ -115,7 +115,7 @@ def test_m13_m18_bad_plans_are_refused_by_key_before_anything_is_signed(tmp_path
             [sys.executable, "-m", "primia", "plan", "check", str(file)],
             capture_output=True, text=True,
         )  # fmt: skip
-        if done.returncode != 1 or key not in done.stderr or "Traceback" in done.stderr:
+        if done.returncode != 2 or key not in done.stderr or "Traceback" in done.stderr:
             return f"{name}: {done.returncode} {done.stdout} {done.stderr}"
         return ""
 

@@ -46,7 +46,7 @@ def test_n01_a_resend_over_a_cut_link_is_byte_identical_and_charged_once(
     ward.wait_for(ward.coordinator, "phase", round=1, phase="keys")
     relay.rate = 30_000
     ward.wait_for(ward.coordinator, "phase", round=1, phase="masked update")
-    relay.cut_after.append(90_000)
+    relay.cut_after.append(40_000)  # of 54 kB
     ward.wait_for(ward.coordinator, "round_committed", round=1)
     relay.rate = None
     assert relay.cuts == 1
