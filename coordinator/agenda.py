@@ -21,7 +21,8 @@ class Agenda:
     """The record as it stands, and who is there.
 
     rounds: of training; the round after them evaluates. model: the newest. invited: enrolled sites
-    of the roster; present: those of them that were heard of lately.
+    of the roster; present: those of them that were heard of lately; benched: those of them that a
+    round goes on without (`coordinator.bench`).
     shared_noise: each update holds a share of the noise only.
     """
 
@@ -31,6 +32,7 @@ class Agenda:
     model: ModelRow
     invited: frozenset[SiteId]
     present: frozenset[SiteId]
+    benched: frozenset[SiteId] = frozenset()
 
     @cached_property
     def _done(self) -> frozenset[int]:
@@ -80,10 +82,10 @@ class Agenda:
 
     @property
     def invitees(self) -> frozenset[SiteId]:
-        """Those that signed for each other, if all are here; else everybody: a site that is away
-        may still come before the round ends."""
+        """Those that signed for each other, if all are here; else everybody but the benched: a
+        site that is away may still come before the round ends."""
         promised = self._promised_to(self.kind)
-        return promised if promised and promised <= self.present else self.invited
+        return promised if promised and promised <= self.present else self.invited - self.benched
 
     @property
     def a_signer_is_away(self) -> bool:

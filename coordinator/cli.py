@@ -101,9 +101,12 @@ def invite(
 def roster(
     state: State = HERE,
     strike: Annotated[str, typer.Option(help="Refuse this site from its next call on.")] = "",
+    readmit: Annotated[
+        str, typer.Option(help="Invite this site again after the rounds that it missed.")
+    ] = "",
     json: Json = False,
 ) -> None:
-    """Who is enrolled or invited, last seen, days left of the certificate; or strike a site."""
+    """Who is enrolled or invited, last seen, days left of the certificate; strike or readmit."""
     from coordinator.show import sites_json, sites_table
     from primia.types import SiteId
 
@@ -111,6 +114,10 @@ def roster(
     if strike:
         book.strike(SiteId(strike))
         out.print(f"[yellow]struck[/] {strike}; it is refused from now on, in open calls too")
+        return
+    if readmit:
+        book.readmit(SiteId(readmit))
+        out.print(f"[green]readmitted[/] {readmit}; it is invited to the next round")
         return
     if json:
         print_json(sites_json(book))
@@ -188,11 +195,11 @@ def rounds(state: State = HERE, json: Json = False) -> None:
 @app.command()
 def why(state: State = HERE, json: Json = False) -> None:
     """What did not go well: site, phase, reason."""
-    from coordinator.show import head_troubles, troubles, troubles_table
+    from coordinator.show import absent_now, head_troubles, troubles, troubles_table
 
     book = _open(state)
     record, _ = _record(book)
-    found = [*troubles(record), *head_troubles(book)]
+    found = [*troubles(record), *absent_now(book, record), *head_troubles(book)]
     if json:
         print_json(found)
     elif not record.attempts and not found:

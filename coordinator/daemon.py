@@ -128,6 +128,7 @@ def _terms(plan: StudyPlan, parameters: int) -> StudyTerms:
         deadline_s=plan.schedule.deadline_s,
         grace_s=plan.schedule.grace_s,
         stage_timeout_s=plan.schedule.stage_timeout_s,
+        max_rounds_missed=plan.schedule.max_rounds_missed,
         contribution=contribution(plan, parameters),
         cipher=plan.aggregation.mask_cipher,
         groups=plan.aggregation.groups,

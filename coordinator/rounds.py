@@ -19,6 +19,8 @@ import numpy.typing as npt
 import structlog
 
 from coordinator.agenda import Agenda
+from coordinator.bench import Benched, bench
+from coordinator.reasons import AWAY, reason_of
 from coordinator.state import (
     DISCARDED,
     RESTARTED,
@@ -44,6 +46,7 @@ from primia.protocol.events import (
     Answered,
     Command,
     Commit,
+    Dropped,
     Event,
     Phase,
     Progress,
@@ -62,6 +65,7 @@ log = structlog.get_logger()
 
 ATTENDING_S = 45.0  # a site heard of this recently is there; a long poll takes 20 s
 LONGEST_PAUSE_S = 60.0  # between an aborted attempt and the next
+SHOWN_EVERY_S = 0.4  # below a tick, which comes twice a second
 MOST_DISCARDS = 3  # sums of one round in a row that do not count; then a person decides
 _PHASES = list(Phase)
 
@@ -83,6 +87,7 @@ class StudyTerms:
     threads: int
     score: Callable[[npt.NDArray[np.int64], tuple[SiteId, ...]], dict[str, Any]]
     optimiser: FedAvg | FedAdam
+    max_rounds_missed: int = 3  # then a site is not waited for any more
     voting: bool = False  # whether a model that no majority accepts is taken back
 
 
@@ -120,6 +125,8 @@ class RoundDriver:
         self._heard: dict[SiteId, float] = {}
         self._ready: set[SiteId] = set()
         self._shown: tuple[str, tuple[str, ...]] | None = None
+        self._shown_at = 0.0
+        self._opened_at = 0.0
         self._phase_since = clock()
         self._discarded: str | None = None  # why a sum that the machine released did not count
         self._aborts = 0
@@ -301,18 +308,20 @@ class RoundDriver:
             model=model,
             invited=frozenset(self._invited()),
             present=frozenset(self._present()),
+            benched=frozenset(b.site for b in self._benched()),
         )
         if agenda.over:
             self._finish("all rounds are committed")
             return
         now = self._clock()
-        if len(agenda.present) < self.terms.quorum or now < self._not_before:
+        if len(agenda.present & agenda.invitees) < self.terms.quorum or now < self._not_before:
             return
         if agenda.a_signer_is_away and now < self._started + ATTENDING_S:
             return  # it may be on its way back to us, who were restarted
         number, kind = agenda.number, agenda.kind
         round_id = self._state.open_attempt(self.terms.plan, number, kind, model.digest)
         log.info("round_opened", round=number, attempt=round_id.attempt, kind=kind.value)
+        self._opened_at = now
         self._ready.clear()
         self._shown = self._discarded = None
         machine = CoordinatorRound(
@@ -333,6 +342,16 @@ class RoundDriver:
         )
         self._round = machine
         self._carry_out(machine, machine.start())
+
+    def _benched(self) -> tuple[Benched, ...]:
+        return bench(
+            self._state.attempts(),
+            self._invited(),
+            self._present(),
+            quorum=self.terms.quorum,
+            most_missed=self.terms.max_rounds_missed,
+            readmitted=self._state.readmitted(),
+        )
 
     def _invited(self) -> set[SiteId]:
         """Enrolled sites of the roster; those away now may still come before the round ends."""
@@ -376,10 +395,10 @@ class RoundDriver:
                     self._abort(machine, reason)
         if machine.phase not in (Phase.DONE, Phase.ABORTED):
             shown = (machine.phase.value, machine.waiting_for)
-            if shown != self._shown:
+            if self._is_due(shown):
                 if self._shown is None or self._shown[0] != shown[0]:
                     self._phase_since = self._clock()
-                self._shown = shown
+                self._shown, self._shown_at = shown, self._clock()
                 self._state.set_phase(
                     machine.terms.round.attempt,
                     *shown,
@@ -395,6 +414,15 @@ class RoundDriver:
         if commands:
             self._changed.notify_all()
 
+    def _is_due(self, shown: tuple[str, tuple[str, ...]]) -> bool:
+        """A phase is written when it begins; who is waited for, by a later tick.
+
+        A transaction for each answer would be most of a round's writing.
+        """
+        if self._shown is None or self._shown[0] != shown[0]:
+            return True
+        return shown != self._shown and self._clock() >= self._shown_at + SHOWN_EVERY_S
+
     def _participation(
         self, machine: CoordinatorRound, contributors: tuple[SiteId, ...]
     ) -> list[Participation]:
@@ -405,10 +433,16 @@ class RoundDriver:
                 charged=site in self._ready,
                 contributed=site in contributors,
                 phase=dropped[site].phase.value if site in dropped else "",
-                reason=dropped[site].reason if site in dropped else "",
+                reason=self._why(dropped[site]) if site in dropped else "",
             )
             for site in machine.terms.invited
         ]
+
+    def _why(self, dropped: Dropped) -> str:
+        """A site that is late was there; one that is away was not heard of since the opening."""
+        heard = self._heard.get(dropped.site, -1e9)
+        late = reason_of(dropped.reason).code == "late"
+        return AWAY if late and heard < self._opened_at else dropped.reason
 
     def _abort(self, machine: CoordinatorRound, reason: str) -> None:
         round_id = machine.terms.round

@@ -14,10 +14,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from coordinator.bench import Benched, bench
 from coordinator.home import certificate_of, now
+from coordinator.reasons import reason_of
 from coordinator.record import study_record
 from coordinator.rotation import Standing
-from coordinator.state import DISCARDED, CoordinatorState
+from coordinator.state import CoordinatorState
 from primia.cli.console import out
 from primia.errors import StateError
 from primia.identity.expiry import days_left, threshold
@@ -26,6 +28,7 @@ from primia.report.terminal import sites_table as quality_of_sites
 from primia.report.terminal import summary
 from primia.report.view import best_and_last, return_text
 from primia.storage.folder import LOCK_FILE
+from primia.types import SiteId
 
 AWAY_S = 60.0  # a worker that is there is heard of every 20 s, unless it trains
 
@@ -137,6 +140,7 @@ def status_json(state: CoordinatorState) -> dict[str, Any]:
         "state": record.state,
         "daemon_running": is_running(state.folder),
         "away": missing_sites(state, record),
+        "benched": [b.site for b in benched_sites(state, record)],
         "rolled_back": head_troubles(state),
         "study": record.study,
         "plan": record.plan_digest,
@@ -274,7 +278,7 @@ def troubles(record: StudyRecord) -> list[dict[str, Any]]:
                     "site": None,
                     "phase": "round",
                     "reason": attempt.reason,
-                    "next": _next_attempt(attempt.reason),
+                    "next": reason_of(attempt.reason).next,
                 }
             )
         if attempt.returned_to is not None:
@@ -297,7 +301,7 @@ def troubles(record: StudyRecord) -> list[dict[str, Any]]:
                 "site": absent.site,
                 "phase": absent.phase,
                 "reason": absent.reason,
-                "next": _next_step(absent.reason),
+                "next": reason_of(absent.reason).next,
             }
             for absent in attempt.lost
         )
@@ -323,22 +327,55 @@ def head_troubles(state: CoordinatorState) -> list[dict[str, Any]]:
     ]
 
 
-def _next_attempt(reason: str) -> str:
-    if reason.startswith(DISCARDED):
-        return "nothing was applied; if it comes back, ask each hospital to check its worker"
-    return "nothing was released; the next attempt starts once a quorum is there"
+def absent_now(state: CoordinatorState, record: StudyRecord) -> list[dict[str, Any]]:
+    """Sites that are on the bench, or that no round can start with now; nobody once it is over."""
+    if record.state == "finished":
+        return []
+    benched = {b.site: b for b in benched_sites(state, record)}
+    found = [
+        _absence(
+            b.site,
+            "bench",
+            f"missed rounds {', '.join(map(str, sorted(b.missed)))}, and is not invited",
+            "start its worker; it is then invited again"
+            if b.was_away
+            else f"see why it was late, then: primia-coordinator roster --readmit {b.site}",
+        )
+        for b in benched.values()
+    ]
+    for site, why in missing_sites(state, record).items():
+        if site not in benched:
+            found.append(_absence(site, "between rounds", why, _MISSING[why.partition(" ")[0]]))
+    return found
 
 
-def _next_step(reason: str) -> str:
-    if reason.startswith("declined") and "came while this site is at" in reason:
-        return "that worker was restarted in the round; it rejoins by itself"
-    if reason.startswith("declined"):
-        return "the hospital decided; ask its operator"
-    if reason.startswith("struck"):
-        return "it stays out; invite it again if it is to take part"
-    if "no answer" in reason:
-        return "look at that worker's log and link; it rejoins by itself"
-    return "it rejoins by itself at the next round"
+_MISSING = {
+    "not": "invite it: primia-coordinator invite SITE --address HOST:PORT, then it enrols",
+    "struck": "it stays out; invite it again if it is to take part",
+    "last": "look at that worker and its link; it rejoins by itself",
+}
+
+
+def _absence(site: str, phase: str, reason: str, next_: str) -> dict[str, Any]:
+    return {
+        "round": None, "attempt": None, "site": site, "phase": phase, "reason": reason,
+        "next": next_,
+    }  # fmt: skip
+
+
+def benched_sites(state: CoordinatorState, record: StudyRecord) -> tuple[Benched, ...]:
+    """As the next round would find them; who is there is judged by when it was last seen."""
+    enrolled = {s.site for s in state.sites() if s.struck_at is None}
+    invited = enrolled & {SiteId(s) for s in record.plan["sites"]}
+    schedule = record.plan["schedule"]
+    return bench(
+        state.attempts(),
+        invited,
+        invited - {SiteId(s) for s in missing_sites(state, record)},
+        quorum=schedule["quorum"],
+        most_missed=schedule["max_rounds_missed"],
+        readmitted=state.readmitted(),
+    )
 
 
 def troubles_table(found: list[dict[str, Any]]) -> Table:
@@ -349,7 +386,7 @@ def troubles_table(found: list[dict[str, Any]]) -> Table:
     for item in found:
         table.add_row(
             "-" if item["round"] is None else str(item["round"]),
-            str(item["attempt"]),
+            "-" if item["attempt"] is None else str(item["attempt"]),
             Text(item["site"] or "-"),
             Text(item["phase"]),
             Text(item["reason"]),

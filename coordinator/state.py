@@ -296,6 +296,21 @@ class CoordinatorState(Roster):
             )
         return RoundId(plan, number, cursor.lastrowid, kind, model)
 
+    def readmit(self, site: SiteId) -> None:
+        """What this site missed so far no longer counts (`coordinator.bench`).
+
+        Raises StateError for a site that is not enrolled.
+        """
+        if site not in {s.site for s in self.sites() if s.struck_at is None}:
+            raise StateError(f"{site} is not on the roster; invite it first")
+        last = max((a.round.attempt for a in self.attempts()), default=0)
+        self.note(f"readmitted {site}", str(last))
+
+    def readmitted(self) -> dict[SiteId, int]:
+        """The last attempt at the time when a site was readmitted, for those that were."""
+        noted = {s.site: self.noted(f"readmitted {s.site}") for s in self.sites()}
+        return {site: int(value) for site, value in noted.items() if value is not None}
+
     def set_phase(
         self,
         attempt: int,

@@ -65,6 +65,8 @@ class Schedule(Strict):
     quorum: Annotated[int, Field(ge=3, le=1000)] = 3  # sites a round needs to commit
     grace_s: Annotated[float, Field(ge=0, le=86400)] = 60.0  # wait for the rest after quorum
     stage_timeout_s: Seconds = 60.0  # silence that ends a stage of the aggregation
+    # Committed rounds in a row that an invited site may miss; then it is not waited for any more.
+    max_rounds_missed: Annotated[int, Field(ge=1, le=10_000)] = 3
 
 
 class Training(Strict):
