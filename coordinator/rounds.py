@@ -2,8 +2,9 @@
 
 gRPC threads call in (`attend`, `answer`, `update_arrived`); one thread of the daemon runs `run`,
 which opens attempts and lets time pass. One lock guards the machine. What has to survive is in
-`CoordinatorState`; the machine itself is not kept: a coordinator that dies in a round opens the
-same round again as a new attempt, and sites that trained already offer the update they stored.
+`CoordinatorState`: a coordinator that dies once all vectors are summed goes on with the same
+attempt (`coordinator.resuming`); before that it opens the same round again as a new attempt, and
+sites that trained already offer the update they stored.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from coordinator import resuming
 from coordinator.agenda import Agenda
 from coordinator.bench import Benched, bench
 from coordinator.reasons import AWAY, reason_of
 from coordinator.state import (
     DISCARDED,
     RESTARTED,
+    AttemptRow,
     CoordinatorState,
     ModelRow,
     Participation,
@@ -132,14 +135,27 @@ class RoundDriver:
         self._aborts = 0
         self._discards = 0
         self._not_before = 0.0
-        self._started = clock()
+        self._signers_until = clock() + ATTENDING_S
+        self._starts = int(state.noted("starts") or 0) + 1
+        state.note("starts", str(self._starts))
         for row in state.attempts():
             if row.outcome == "open":
-                everyone = [
-                    Participation(s, s in row.charged, False, row.phase, RESTARTED)
-                    for s in terms.roster
-                ]
-                state.abort_attempt(row.round.attempt, RESTARTED, everyone)
+                self._take_up(row)
+        resuming.sweep(state, blobs)
+
+    def _take_up(self, row: AttemptRow) -> None:
+        """Go on with an attempt that the last process left open, or say that it ended with it."""
+        machine = resuming.resume(row, self._round_terms, self._blobs, self._clock())
+        if machine is not None:
+            log.info("round_resumed", round=row.round.number, attempt=row.round.attempt)
+            self._round, self._ready = machine, {SiteId(s) for s in row.charged}
+            self._shown = (machine.phase.value, machine.waiting_for)
+            return
+        everyone = [
+            Participation(s, s in row.charged, False, row.phase, RESTARTED)
+            for s in self.terms.roster
+        ]
+        self._state.abort_attempt(row.round.attempt, RESTARTED, everyone)
 
     # --- called by the service, from any thread ----------------------------------------------
 
@@ -210,6 +226,16 @@ class RoundDriver:
             self._failure = self._failure or why
             self._changed.notify_all()
 
+    def holds_update(self, site: SiteId, round_id: RoundId, session: bytes) -> bool:
+        """Whether the vectors of `site` are in the open round's sum already."""
+        with self._changed:
+            current = self._round
+            return (
+                current is not None
+                and (current.terms.round, current.session) == (round_id, session)
+                and site in current.uploaded
+            )
+
     def everyone_knows(self) -> bool:
         """Whether every site that is there has heard that the study is over."""
         with self._changed:
@@ -259,7 +285,9 @@ class RoundDriver:
         if isinstance(instruction, Closed) and self._discarded is not None:
             instruction = replace(instruction, outcome=Outcome.ABORTED, reason=self._discarded)
         phase = _PHASES.index(self._round.phase)
-        return self._round.terms.round.attempt * 16 + phase + 1, instruction
+        serial = self._round.terms.round.attempt * 16 + phase + 1
+        # A resumed phase asks again: what a site answered before the restart may be lost.
+        return (self._starts << 40) + serial, instruction
 
     # --- the daemon's loop -------------------------------------------------------------------
 
@@ -316,8 +344,8 @@ class RoundDriver:
         now = self._clock()
         if len(agenda.present & agenda.invitees) < self.terms.quorum or now < self._not_before:
             return
-        if agenda.a_signer_is_away and now < self._started + ATTENDING_S:
-            return  # it may be on its way back to us, who were restarted
+        if agenda.a_signer_is_away and now < self._signers_until:
+            return  # it may be on its way back; without it, all train and are charged anew
         number, kind = agenda.number, agenda.kind
         round_id = self._state.open_attempt(self.terms.plan, number, kind, model.digest)
         log.info("round_opened", round=number, attempt=round_id.attempt, kind=kind.value)
@@ -325,20 +353,7 @@ class RoundDriver:
         self._ready.clear()
         self._shown = self._discarded = None
         machine = CoordinatorRound(
-            RoundTerms(
-                round=round_id,
-                invited=tuple(sorted(agenda.invitees)),
-                quorum=self.terms.quorum,
-                deadline_s=self.terms.deadline_s,
-                grace_s=self.terms.grace_s,
-                stage_timeout_s=self.terms.stage_timeout_s,
-                layout=self.terms.contribution.layout,
-                cipher=self.terms.cipher,
-                groups=self.terms.groups,
-                threads=self.terms.threads,
-                verify=self._verify,
-            ),
-            now=now,
+            self._round_terms(round_id, tuple(sorted(agenda.invitees))), now=now
         )
         self._round = machine
         self._carry_out(machine, machine.start())
@@ -351,6 +366,21 @@ class RoundDriver:
             quorum=self.terms.quorum,
             most_missed=self.terms.max_rounds_missed,
             readmitted=self._state.readmitted(),
+        )
+
+    def _round_terms(self, round_id: RoundId, invited: tuple[SiteId, ...]) -> RoundTerms:
+        return RoundTerms(
+            round=round_id,
+            invited=invited,
+            quorum=self.terms.quorum,
+            deadline_s=self.terms.deadline_s,
+            grace_s=self.terms.grace_s,
+            stage_timeout_s=self.terms.stage_timeout_s,
+            layout=self.terms.contribution.layout,
+            cipher=self.terms.cipher,
+            groups=self.terms.groups,
+            threads=self.terms.threads,
+            verify=self._verify,
         )
 
     def _invited(self) -> set[SiteId]:
@@ -398,6 +428,8 @@ class RoundDriver:
             if self._is_due(shown):
                 if self._shown is None or self._shown[0] != shown[0]:
                     self._phase_since = self._clock()
+                    # Before any site can hear of the phase, for this holds the lock.
+                    resuming.carry(machine, self._state, self._blobs)
                 self._shown, self._shown_at = shown, self._clock()
                 self._state.set_phase(
                     machine.terms.round.attempt,
@@ -450,6 +482,8 @@ class RoundDriver:
         pause = min(LONGEST_PAUSE_S, 2.0**self._aborts)
         self._aborts += 1
         self._not_before = self._clock() + pause
+        self._signers_until = self._clock() + max(ATTENDING_S, self.terms.grace_s)
+        resuming.sweep(self._state, self._blobs)
         log.warning("round_aborted", round=round_id.number, attempt=round_id.attempt, reason=reason)
 
     def _commit(self, machine: CoordinatorRound, commit: Commit) -> None:
@@ -476,6 +510,7 @@ class RoundDriver:
             model=model,
             update_norm=norm,
         )
+        resuming.sweep(self._state, self._blobs)
         self._aborts = self._discards = 0
         self._log_commit(round_id, commit.contributors, verdict)
 

@@ -213,7 +213,7 @@ class Service:
         """A spool file of this site, round and session alone."""
         site = SiteId(identity.name)
         path = self._uploads / f"{key.round.attempt}-{site}-{sha256(key.session)[:16]}"
-        if path in self._complete:
+        if path in self._complete or self._driver.holds_update(site, key.round, key.session):
             return UploadSlot(path, 0, complete=True)
         slot = UploadSlot(path, self._driver.upload_limit(site, key.round, key.session))
         self._sweep(attempt=key.round.attempt)

@@ -83,6 +83,11 @@ _MIGRATIONS = [
     ALTER TABLE sites ADD COLUMN previous TEXT;
     ALTER TABLE sites ADD COLUMN previous_until REAL;
     """,
+    # What an open attempt is resumed from, and the blobs of its masked sums (JSON).
+    """
+    ALTER TABLE attempts ADD COLUMN carried TEXT;
+    ALTER TABLE attempts ADD COLUMN sums TEXT NOT NULL DEFAULT '[]';
+    """,
 ]
 
 RESTARTED = "the coordinator was restarted"
@@ -130,6 +135,8 @@ class AttemptRow:
     survivors: tuple[SiteId, ...]  # were asked to sign that their sum be opened
     charged: tuple[str, ...]  # had an update ready, so have charged it
     absent: tuple[Absence, ...]
+    carried: str | None = None  # what the open attempt is resumed from, with the blobs `sums`
+    sums: tuple[Digest, ...] = ()
 
     @property
     def interrupted(self) -> bool:
@@ -332,6 +339,22 @@ class CoordinatorState(Roster):
                 ),
             )
 
+    def carry_attempt(self, attempt: int, carried: str, sums: Iterable[Digest]) -> None:
+        """Keep what the open attempt is resumed from; its blobs `sums` are durable."""
+        with self._db.transaction() as db:
+            db.execute(
+                "UPDATE attempts SET carried = ?, sums = ? WHERE attempt = ?",
+                (carried, json.dumps(list(sums)), attempt),
+            )
+
+    def blobs_in_use(self) -> set[Digest]:
+        """Every blob that a row names: models, server states, sums of the open attempt."""
+        with self._db.transaction() as db:
+            models = db.execute("SELECT digest, state FROM models").fetchall()
+            open_ = db.execute("SELECT sums FROM attempts WHERE outcome IS NULL").fetchall()
+        named = [d for row in models for d in (row["digest"], row["state"])]
+        return {Digest(d) for d in named + [d for row in open_ for d in json.loads(row["sums"])]}
+
     def abort_attempt(self, attempt: int, reason: str, sites: Iterable[Participation]) -> None:
         """End an attempt without a sum."""
         self._close(attempt, Outcome.ABORTED, reason, None, sites, None, None)
@@ -366,7 +389,8 @@ class CoordinatorState(Roster):
         with self._db.transaction() as db:
             done = db.execute(
                 "UPDATE attempts SET outcome = ?, reason = ?, update_norm = ?, closed_at = ?, "
-                "phase = ?, waiting_for = '[]' WHERE attempt = ? AND outcome IS NULL",
+                "phase = ?, waiting_for = '[]', carried = NULL, sums = '[]' "
+                "WHERE attempt = ? AND outcome IS NULL",
                 (
                     outcome.value, reason, update_norm, self._clock(),
                     "done" if outcome is Outcome.COMMITTED else "aborted", attempt,
@@ -484,6 +508,8 @@ class CoordinatorState(Roster):
                         for p in mine
                         if not p["contributed"] and p["reason"]
                     ),
+                    carried=row["carried"],
+                    sums=tuple(json.loads(row["sums"])),
                 )
             )  # fmt: skip
         return found

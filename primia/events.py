@@ -227,6 +227,15 @@ LOG: Mapping[str, LogEvent] = MappingProxyType(
         "update_sent": LogEvent(WORKER, "the masked update is at the coordinator"),
         "cannot_take_part": LogEvent(WORKER, "films or budget do not allow this round"),
         "round_left": LogEvent(WORKER, "this site refused an instruction"),
+        "round_resumed": LogEvent(
+            BOTH, "after a restart: on with the attempt that this process was in"
+        ),
+        "round_not_resumed": LogEvent(
+            WORKER, "what was kept of the attempt does not hold any more; it is left"
+        ),
+        "attempt_not_resumed": LogEvent(
+            COORDINATOR, "what was kept of the attempt is damaged; the round starts anew"
+        ),
         "decline_not_needed": LogEvent(WORKER, "the attempt had ended before we could decline"),
         "round_closed": LogEvent(WORKER, "how the attempt ended"),
         "countersigned": LogEvent(WORKER, "both sides hold each other's heads"),

@@ -24,6 +24,7 @@ from primia.errors import (
     PolicyRefused,
     PrimiaError,
     RoundFailed,
+    StateError,
     Unreachable,
 )
 from primia.identity.signing import sign
@@ -53,12 +54,13 @@ from primia.protocol.site_events import (
 )
 from primia.protocol.site_secrets import Entropy
 from primia.secagg.packing import pack
-from primia.types import Digest
+from primia.types import Digest, SiteId
 from primia.wire.handler import Attendance, StudyBundle, UploadKey
 from primia.wire.labels import ROUND_LABEL
 from worker.approval import NotApproved
 from worker.heads import Heads, HeadsLink
 from worker.home import SiteIdentity
+from worker.journal import SEED_BYTES, Journal, seeded_entropy
 from worker.state import StoredUpdate
 from worker.study import Peers
 from worker.work import LocalWork, check_round
@@ -182,6 +184,8 @@ class Participant:
         self._round: SiteRound | None = None
         self._update: StoredUpdate | None = None
         self._session = b""
+        self._seed = b""
+        self._signed_before: tuple[SiteId, ...] | None = None
 
     def serve(self) -> bool:
         """Until the study is over or `stop` is set, or people here say no.
@@ -262,7 +266,9 @@ class Participant:
             if machine.phase is SitePhase.FRESH and not isinstance(instruction, Train):
                 # We were restarted after Ready: the stored update is offered again first.
                 self._carry_out(machine, machine.handle(Train(instruction.round)))
-            self._carry_out(machine, machine.handle(instruction))
+            commands = machine.handle(instruction)
+            self._keep(instruction)
+            self._carry_out(machine, commands)
         except (PolicyRefused, PeerError, DataError, IdentityError) as err:
             if isinstance(err, IdentityError) and not isinstance(instruction, ShareSecrets):
                 raise
@@ -276,12 +282,42 @@ class Participant:
             self._peers.learn(self._link.get_study().sites, self._work.plan)
 
     def _begin(self, round_id: RoundId) -> SiteRound:
-        """A machine for a new attempt; what was promised before comes from disk."""
-        plan = self._work.plan
+        """A machine for an attempt; what was promised before comes from disk.
+
+        One that this site was in when it crashed goes on where it was.
+        """
         self._round, self._update, self._session = None, None, b""
-        check_round(round_id, plan)
+        check_round(round_id, self._work.plan)
         self._state.check_model(round_id)
+        journal = self._state.journal.of(round_id)
+        if journal is not None:
+            try:
+                return self._resume(journal)
+            except (PeerError, PolicyRefused, StateError) as err:
+                log.error("round_not_resumed", round=round_id.number, reason=str(err))
+                self._state.journal.close(round_id.attempt)
         self._update = self._work.reusable(round_id)
+        self._seed = self._entropy(SEED_BYTES)
+        self._signed_before = None if self._update is None else self._update.signed
+        return self._machine(round_id, self._state.last_attempt())
+
+    def _resume(self, journal: Journal) -> SiteRound:
+        """The machine as it was: the same update, entropy and instructions. Nothing is sent."""
+        self._update = self._state.update(journal.update)
+        self._seed, self._signed_before = journal.seed, journal.signed_before
+        # Its keys were made for this attempt, and are these.
+        machine = self._machine(
+            journal.round, min(self._state.last_attempt(), journal.round.attempt - 1)
+        )
+        machine.handle(UpdateReady(self._work.vector(self._update)))
+        for instruction in journal.instructions:
+            machine.handle(instruction)
+            self._session = getattr(instruction, "session", self._session)
+        log.info("round_resumed", round=journal.round.number, attempt=journal.round.attempt)
+        return machine
+
+    def _machine(self, round_id: RoundId, last_attempt: int) -> SiteRound:
+        plan = self._work.plan
         return SiteRound(
             me=self._identity.site,
             round=round_id,
@@ -291,13 +327,30 @@ class Participant:
             roster=plan.site_ids,
             sign=lambda statement: sign(self._identity.key, ROUND_LABEL, statement),
             verify=self._peers.verify,
-            entropy=self._entropy,
-            last_attempt=self._state.last_attempt(),
-            signed_before=None if self._update is None else self._update.signed,
+            entropy=seeded_entropy(self._seed),
+            last_attempt=last_attempt,
+            signed_before=self._signed_before,
             cipher=plan.aggregation.mask_cipher,
             groups=plan.aggregation.groups,
             threads=len(os.sched_getaffinity(0)),
         )
+
+    def _keep(self, instruction: Instruction) -> None:
+        """Make an accepted instruction durable before its answer leaves; from the keys on."""
+        if isinstance(instruction, AdvertiseKeys):
+            assert self._update is not None  # Ready was said
+            if self._state.journal.of(instruction.round) is None:
+                self._state.journal.open(
+                    Journal(
+                        instruction.round,
+                        self._seed,
+                        self._update.id,
+                        self._signed_before,
+                        (instruction,),
+                    )
+                )
+        elif not isinstance(instruction, Train):
+            self._state.journal.add(instruction)
 
     def _carry_out(self, machine: SiteRound, commands: list[Command]) -> None:
         for command in commands:
@@ -316,6 +369,7 @@ class Participant:
                     log.info("update_sent", round=machine.round.number)
                 case Forget():
                     self._round = None
+                    self._state.journal.close(machine.round.attempt)
 
     def _note_leaving(self, round_id: RoundId) -> None:
         assert self._update is not None
@@ -364,6 +418,7 @@ class Participant:
     def _refuse(self, round_id: RoundId, err: PrimiaError) -> None:
         log.error("round_left", round=round_id.number, attempt=round_id.attempt, reason=str(err))
         self._note_left(round_id, err)
+        self._state.journal.close(round_id.attempt)  # the machine has forgotten its secrets, too
         update = self._update
         if isinstance(err, PromisedElsewhere) and round_id.kind is RoundKind.RETRAIN:
             # The sites it was promised to did not come back, and it may join no other sum; the
@@ -381,6 +436,7 @@ class Participant:
             self._carry_out(self._round, self._round.handle(closed))
         self._to_countersign = True
         tally.add(f"attempts_{closed.outcome.value}")
+        self._state.journal.close(closed.round.attempt)  # also of a round left before a restart
         log.info(
             "round_closed",
             round=closed.round.number,

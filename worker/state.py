@@ -21,6 +21,7 @@ from primia.storage.audit_log import EMPTY, FILE, AuditLog, Head
 from primia.storage.book import Book
 from primia.storage.disk import DISK, Disk
 from primia.types import Digest, SiteId
+from worker import journal
 
 _MIGRATIONS = [
     """
@@ -60,6 +61,7 @@ _MIGRATIONS = [
     """,
     # Pins of before hold a certificate; it gives its key when it is next shown.
     "ALTER TABLE peers ADD COLUMN key TEXT",
+    journal.SCHEMA,
 ]
 
 
@@ -115,6 +117,7 @@ class WorkerState(Book):
     ) -> None:
         super().__init__(folder / "worker.db", _MIGRATIONS, clock, disk)
         self.audit = AuditLog(folder / FILE, clock, disk)
+        self.journal = journal.JournalBook(self._db, clock)
 
     def pin_plan(self, digest: Digest) -> None:
         """Hold on to the plan that was approved. Raises PolicyRefused for any other one, once this
@@ -231,6 +234,11 @@ class WorkerState(Book):
         assert cursor.lastrowid is not None
         return StoredUpdate(cursor.lastrowid, digest, keys_before, None)
 
+    def update(self, number: int) -> StoredUpdate:
+        """The contribution with this id, which `add_update` gave."""
+        with self._db.transaction() as db:
+            return _stored(db.execute("SELECT * FROM updates WHERE id = ?", (number,)).fetchone())
+
     def update_for(self, round_id: RoundId) -> StoredUpdate | None:
         """The contribution made for this round and model in an earlier attempt, if any."""
         with self._db.transaction() as db:
@@ -239,10 +247,7 @@ class WorkerState(Book):
                 "AND retired_at IS NULL ORDER BY id DESC",
                 (round_id.plan, round_id.number, round_id.model, round_id.kind.value),
             ).fetchone()
-        if row is None:
-            return None
-        signed = None if row["signed"] is None else tuple(json.loads(row["signed"]))
-        return StoredUpdate(row["id"], Digest(row["digest"]), row["keys_before"], signed)
+        return None if row is None else _stored(row)
 
     def check_model(self, round_id: RoundId) -> None:
         """One model for each round and one round for each model, and never back to an older one.
@@ -405,6 +410,11 @@ class WorkerState(Book):
     def _is_logged(self, promise: Any) -> bool:
         line = self.audit.last(PROMISE_EVENTS[promise["kind"]])
         return line is not None and bool(line.fields["attempt"] >= promise["attempt"])
+
+
+def _stored(row: Any) -> StoredUpdate:
+    signed = None if row["signed"] is None else tuple(json.loads(row["signed"]))
+    return StoredUpdate(row["id"], Digest(row["digest"]), row["keys_before"], signed)
 
 
 def _content(record: Record) -> dict[str, object]:

@@ -169,8 +169,11 @@ class LocalWork:
             log.info("update_reused", round=round_id.number, attempt=round_id.attempt)
         if round_id.kind is not RoundKind.EVALUATE:
             self._charge(round_id, update)
-        # A copy of its own: the machine masks it in place.
-        return np.frombuffer(bytearray(self.blobs.get(update.digest)), dtype="<u4"), update
+        return self.vector(update), update
+
+    def vector(self, update: StoredUpdate) -> Ring:
+        """A stored update, as a copy of its own: the machine masks it in place."""
+        return np.frombuffer(bytearray(self.blobs.get(update.digest)), dtype="<u4")
 
     def reusable(self, round_id: RoundId) -> StoredUpdate | None:
         """The stored update that an attempt at this round may offer, if there is one.

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from primia.errors import PeerError, RoundFailed
+from primia.protocol.carried import Carried
 from primia.protocol.events import (
     Abort,
     Answered,
@@ -123,12 +124,69 @@ class CoordinatorRound:
     def __repr__(self) -> str:
         return f"CoordinatorRound({self.terms.round}, phase={self.phase.value!r})"
 
+    # --- what outlives the process ---
+
+    @property
+    def carried(self) -> Carried:
+        """What `resume` needs beside `masked_sums`; from SURVIVORS on, until the round is over."""
+        return Carried(
+            phase=self.phase,
+            invited=self.terms.invited,
+            cohort=self._cohort,
+            adverts=tuple(self._adverts.values()),
+            masked_among=self._masked_among,
+            masked={site: m.signature for site, m in self._masked.items()},
+            uploads=self.uploaded,
+            signatures=self._signatures if self.phase is Phase.UNMASKING else {},
+            dropped=self.dropped,
+        )
+
+    @property
+    def masked_sums(self) -> tuple[Ring, ...]:
+        """The sum of each group, still masked; they do not change from SURVIVORS on."""
+        return self._sums
+
+    @classmethod
+    def resume(
+        cls, terms: RoundTerms, carried: Carried, sums: tuple[Ring, ...], now: float
+    ) -> CoordinatorRound:
+        """The attempt as it was when `carried` was taken; its phase is asked for once more.
+
+        terms: as they were. sums: writable, one for each group; they belong to the machine.
+        """
+        self = cls(terms, now)
+        self.phase = carried.phase
+        self._cohort = carried.cohort
+        self._adverts = {a.site: a for a in carried.adverts}
+        session = session_id(terms.round, carried.cohort, carried.adverts)
+        self._topology = Topology(session, tuple(self._adverts), terms.groups)
+        self._masked_among = carried.masked_among
+        self._masked = {s: Masked(terms.round, session, m) for s, m in carried.masked.items()}
+        self._sums = sums
+        self.contributors = tuple(sorted(carried.uploads))
+        self._signatures = dict(carried.signatures)
+        self._dropped = {d.site: d for d in carried.dropped}
+        for (kind, known) in (
+            (KeyAdvert, self._adverts), (Masked, self._masked), (UpdateArrived, carried.uploads),
+        ):  # fmt: skip
+            self._taken |= {(kind, site): said for site, said in known.items()}
+        asked = self.contributors if self.phase is Phase.SURVIVORS else tuple(self._signatures)
+        self._expected = set(asked) - set(self._dropped)
+        self._told = self._order()
+        return self
+
     # --- what the driver and the status page may read ---
 
     @property
     def session(self) -> bytes:
         """Names this round's exchange of keys; empty before all keys are there."""
         return self._topology.session
+
+    @property
+    def uploaded(self) -> dict[SiteId, Digest]:
+        """Whose vectors are in the sums, and their SHA-256."""
+        taken = self._taken.items()
+        return {s: said for (k, s), said in taken if k is UpdateArrived and isinstance(said, str)}
 
     @property
     def answered(self) -> tuple[SiteId, ...]:
@@ -379,17 +437,24 @@ class CoordinatorRound:
                 self.phase = Phase.MASKED_UPDATE
             case Phase.MASKED_UPDATE:
                 self.contributors = came
-                order = {s: SignSurvivors(round_id, self.session, came) for s in came}
                 self.phase = Phase.SURVIVORS
+                order = self._order()
             case _:
-                signed = {s: self._signatures[s] for s in came}
-                order = {s: self._reveal_for(s, signed) for s in came}
+                self._signatures = {s: self._signatures[s] for s in came}
                 self.phase = Phase.UNMASKING
+                order = self._order()
         self._expected = set(came) - set(self._dropped)
         self._answered = set()
         self._quorum_at = None
         self._phase_began = self._active_at = now
         return self._tell(order)
+
+    def _order(self) -> dict[SiteId, Instruction]:
+        """What each site is told in the two last phases; the same after a restart."""
+        if self.phase is Phase.SURVIVORS:
+            signing = SignSurvivors(self.terms.round, self.session, self.contributors)
+            return dict.fromkeys(self.contributors, signing)
+        return {s: self._reveal_for(s, self._signatures) for s in self._signatures}
 
     def _sealed_for(self, site: SiteId) -> SendMasked:
         neighbours = set(self._topology.holders(site)) & set(self._masked_among) - {site}

@@ -29,8 +29,8 @@ class PeerSecrets:
 class SiteSecrets:
     """Two key pairs, the self seed, and the shares this site holds of its neighbours' secrets.
 
-    Lives in memory only and never longer than the session. Python cannot promise to wipe
-    bytes; dropping the last reference is what it offers.
+    Never lives longer than the session. Python cannot promise to wipe bytes; dropping the last
+    reference is what it offers. What the worker keeps on disk is the seed of `entropy`.
     """
 
     me: SiteId

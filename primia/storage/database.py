@@ -46,6 +46,7 @@ class Database:
             self._link.execute("PRAGMA journal_mode=WAL")
             self._link.execute("PRAGMA synchronous=FULL")
             self._link.execute("PRAGMA foreign_keys=ON")
+            self._link.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten
             self._migrate(migrations)
         except BaseException:
             self._link.close()  # a half-done migration would keep the file locked
@@ -96,6 +97,17 @@ class Database:
                 self._open = False
                 if self._link.in_transaction:  # the block raised, or COMMIT did
                     self._link.execute("ROLLBACK")
+
+    def scrub(self) -> None:
+        """Overwrite in the file what was deleted, unless another process reads it just now.
+
+        Deleted rows stand in the write-ahead log until it is folded into the file.
+        """
+        with self._lock:
+            try:
+                self._link.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            except sqlite3.DatabaseError as err:
+                raise self._state_error(err) from err
 
     def close(self) -> None:
         """Close the file; what was committed stays."""

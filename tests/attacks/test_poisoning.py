@@ -797,6 +797,8 @@ def test_a_study_begun_before_there_were_votes_goes_on(tmp_path: Path) -> None:
         db.execute("ALTER TABLE models DROP COLUMN accepted")
         db.execute("ALTER TABLE attempts DROP COLUMN votes")
         db.execute("ALTER TABLE attempts DROP COLUMN returned_to")
+        db.execute("ALTER TABLE attempts DROP COLUMN carried")
+        db.execute("ALTER TABLE attempts DROP COLUMN sums")
         db.execute("PRAGMA user_version = 2")
     study.start()
     assert [m.accepted for m in study.state.models()] == [True, True, None]

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import base64
 import logging
-import os
 import pickle
 import shutil
+import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,12 +35,15 @@ from primia.protocol.coordinator import CoordinatorRound
 from primia.protocol.events import Abort, Answered, Commit, Phase, RoundTerms, UpdateArrived
 from primia.protocol.messages import (
     AdvertiseKeys,
+    Closed,
     Declined,
     KeyAdvert,
+    Outcome,
     Reveal,
     RevealedShares,
     RoundId,
     ShareSecrets,
+    SurvivorSignature,
     Train,
 )
 from primia.protocol.session import advert_statement
@@ -93,6 +96,9 @@ class Work:
 
     def reusable(self, round_id: RoundId) -> StoredUpdate | None:
         return self.state.update_for(round_id)
+
+    def vector(self, _update: StoredUpdate) -> Any:
+        return vector_of(self.site, LAYOUT.length)
 
 
 @dataclass
@@ -164,6 +170,10 @@ class Study:
         )
         machine = CoordinatorRound(terms, 0.0)
         machine.start()
+        return self.drive(machine, until=until)
+
+    def drive(self, machine: CoordinatorRound, *, until: Phase) -> CoordinatorRound:
+        """On with an attempt, up to a phase."""
         while machine.phase is not until:
             for site in machine.waiting_for:
                 for what in self.sites[site].tell(machine.instruction_for(site)):
@@ -203,18 +213,71 @@ PHASES = [Phase.SHARES, Phase.MASKED_UPDATE, Phase.SURVIVORS, Phase.UNMASKING]
 
 
 @pytest.mark.parametrize("phase", PHASES, ids=lambda p: p.value)
-def test_a_restarted_worker_holds_no_key_and_makes_none_for_the_same_attempt(
+def test_a_restarted_worker_goes_on_where_it_was_and_sends_the_same_bytes(
     study: Study, phase: Phase
 ) -> None:
     machine = study.run(until=phase)
     site = study.sites[NAMES[0]]
+    asked = machine.instruction_for(site.site)
+    first = site.tell(asked)
     site.stop()
     site.start()
-    (ready, declined) = site.tell(machine.instruction_for(site.site))
-    assert isinstance(declined, Declined)
+    again = site.tell(asked)
+    assert first
+    assert again == first
+
+
+@pytest.mark.parametrize("phase", PHASES, ids=lambda p: p.value)
+def test_a_restarted_worker_makes_no_second_keys_for_its_attempt(
+    study: Study, phase: Phase
+) -> None:
+    study.run(until=phase)
+    site = study.sites[NAMES[0]]
+    site.stop()
+    site.start()
+    (refused,) = site.tell(AdvertiseKeys(ROUND, NAMES[:3]))
+    assert isinstance(refused, Declined)
+    site.stop()
+    site.start()  # it has left the round, for good
     answers = site.tell(AdvertiseKeys(ROUND, NAMES))
-    assert not [a for a in (ready, *answers) if isinstance(a, KeyAdvert | bytes)]
+    assert not [a for a in answers if isinstance(a, KeyAdvert | bytes)]
     assert any(isinstance(a, Declined) and "not above" in a.reason for a in answers)
+
+
+@pytest.mark.parametrize("phase", PHASES, ids=lambda p: p.value)
+def test_a_round_ends_well_though_every_worker_is_killed_in_it(study: Study, phase: Phase) -> None:
+    machine = study.run(until=phase)
+    for site in study.sites.values():
+        site.stop()
+        site.start()
+    study.drive(machine, until=Phase.DONE)
+    assert isinstance(study.outcome, Commit)
+    assert study.outcome.contributors == NAMES
+    columns = zip(*(vector_of(s, LAYOUT.length).tolist() for s in NAMES), strict=True)
+    bits = [v.bits for v in LAYOUT.vectors for _ in range(v.length)]
+    plain = [sum(c) % 2**b for c, b in zip(columns, bits, strict=True)]
+    assert np.array_equal(study.outcome.totals[0], plain)
+
+
+def test_a_copy_of_a_folder_made_within_a_round_is_not_gone_on_with_a_day_later(
+    study: Study,
+) -> None:
+    machine = study.run(until=Phase.SURVIVORS)
+    site = study.sites[NAMES[0]]
+    site.stop()
+    with sqlite3.connect(site.folder / "worker.db") as db:
+        db.execute("UPDATE journal SET made_at = made_at - 90000")
+    site.start()
+    answers = site.tell(machine.instruction_for(site.site))
+    assert not [a for a in answers if isinstance(a, SurvivorSignature)]
+
+
+def test_no_secret_of_a_round_is_left_on_disk_when_it_is_closed(study: Study) -> None:
+    study.run(until=Phase.UNMASKING)
+    site = study.sites[NAMES[0]]
+    assert site.state.journal.of(ROUND) is not None
+    site.tell(Closed(ROUND, Outcome.COMMITTED, ""))
+    assert site.state.journal.of(ROUND) is None
 
 
 @pytest.mark.parametrize("phase", PHASES, ids=lambda p: p.value)
@@ -335,18 +398,23 @@ def spellings(secret: bytes) -> list[bytes]:
     ]
 
 
-def test_no_secret_of_a_round_is_logged_stored_or_in_an_error(
-    study: Study, caplog: pytest.LogCaptureFixture
+def test_no_secret_of_a_round_is_logged_or_in_an_error_nor_stored_once_it_is_over(
+    study: Study, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     drawn: list[bytes] = []
-    real = os.urandom
+    seeded = participant.seeded_entropy
 
-    def listening(count: int) -> bytes:
-        drawn.append(real(count))
-        return drawn[-1]
+    def listening(seed: bytes) -> Callable[[int], bytes]:
+        drawn.append(seed)
+        draw = seeded(seed)
 
-    for site in study.sites.values():
-        site.participant._entropy = listening
+        def one(count: int) -> bytes:
+            drawn.append(draw(count))
+            return drawn[-1]
+
+        return one
+
+    monkeypatch.setattr(participant, "seeded_entropy", listening)
     caplog.set_level(logging.DEBUG)
     held: set[bytes] = set()
     with structlog.testing.capture_logs() as logs:
@@ -362,8 +430,11 @@ def test_no_secret_of_a_round_is_logged_stored_or_in_an_error(
             study.sites[name].tell(machine.instruction_for(name))
         lie = Reveal(ROUND, machine.session, {NAMES[0]: bytes(64)}, {})
         study.sites[NAMES[3]].tell(lie)
+        for site in study.sites.values():
+            site.tell(Closed(ROUND, Outcome.ABORTED, "the fourth left"))
     secret = {d for d in drawn if len(d) >= 32} | held
-    assert len([d for d in drawn if len(d) == 32]) >= 12  # three secrets of each of four sites
+    # A seed and three secrets of each of four sites.
+    assert len([d for d in drawn if len(d) == 32]) >= 16
     assert len(held) > 30
     kept = [
         p.read_bytes() for s in study.sites.values() for p in s.folder.rglob("*") if p.is_file()
