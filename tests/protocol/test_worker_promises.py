@@ -84,6 +84,7 @@ class Work:
     contribution = SimpleNamespace(layout=LAYOUT)
     caps = SimpleNamespace(min_cohort=3)
     plan = PLAN
+    ledger = None  # nothing is charged, and no heads are handed over
 
     def __init__(self, site: SiteId, state: WorkerState) -> None:
         self.site, self.state = site, state
@@ -193,6 +194,7 @@ class Study:
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
     monkeypatch.setattr(participant, "check_round", lambda *_: None)  # of the real plan
+    monkeypatch.setattr(participant, "plan_digest", lambda _: ROUND.plan)
     made = Study(tmp_path)
     yield made
     for site in made.sites.values():
