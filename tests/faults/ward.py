@@ -54,6 +54,15 @@ class Ward(Federation):
         with contextlib.closing(db), db:
             db.execute("UPDATE meta SET value = ? WHERE key = 'address'", (address,))
 
+    def start_coordinator(self, *options: str) -> Daemon:
+        self.daemons["coordinator"] = Daemon.start(
+            "coordinator", self.folder / "coordinator.log", "coordinator", "start",
+            "--plan", str(self.folder / "plan.yaml"), "--state", str(self.home),
+            "--listen", f"127.0.0.1:{self.port}", *options,
+        )  # fmt: skip
+        self.wait_for(self.coordinator, "listening")
+        return self.coordinator
+
     def start_all(self, *but: str) -> None:
         for name in self.sites:
             if name not in but:
