@@ -34,6 +34,7 @@ from worker.books import open_ledger
 from worker.gate import ApprovalGate
 from worker.home import SiteIdentity, load
 from worker.learning import FilmLearning
+from worker.limits import hold_memory
 from worker.offer import make_offer
 from worker.participant import Participant, Pause
 from worker.renewal import Renewal
@@ -105,6 +106,7 @@ def _take_part(
 ) -> bool:
     """One approval long; whether the work is done."""
     torch.set_num_threads(config.compute.threads)
+    hold_memory(config.caps.max_memory_gib)
     bundle = _until_answered(link.get_study, stop)
     if bundle is None:
         return True
@@ -114,7 +116,7 @@ def _take_part(
     offer = make_offer(folder, config, identity, bundle, state, ledger)
     plan, cohort = offer.plan, offer.cohort
     check_books(ledger, state, offer.subject.plan, identity.site)
-    gate = ApprovalGate(state, offer.subject, ledger.withdrawals)
+    gate = ApprovalGate(state, offer.subject, ledger.withdrawals, config.caps.hours)
     if not gate.wait(stop, renewal.keep):
         return False
     peers = Peers(identity, state)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import structlog
 
 from worker.approval import NotApproved, Subject, check, standing
+from worker.limits import check_hours, in_hours, next_start
 from worker.state import WorkerState
 
 log = structlog.get_logger()
@@ -27,6 +29,8 @@ class ApprovalGate:
     state: WorkerState
     subject: Subject
     withdrawals: Callable[[], int]
+    hours: str | None = None  # when training may run, local time
+    now: Callable[[], datetime] = datetime.now
     _withdrawn: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -44,6 +48,15 @@ class ApprovalGate:
         return not (self._outdated or standing(self.state.decisions(), self.subject).missing)
 
     @property
+    def in_hours(self) -> bool:
+        """Whether training may run at this time of the day."""
+        return in_hours(self.hours, self.now())
+
+    def check_hours(self) -> None:
+        """Raise PolicyRefused outside the hours of the site file."""
+        check_hours(self.hours, self.now())
+
+    @property
     def _outdated(self) -> bool:
         return self.withdrawals() != self._withdrawn
 
@@ -58,6 +71,9 @@ class ApprovalGate:
         while not stop.is_set():
             decisions = self.state.decisions()
             found = standing(decisions, self.subject)
+            if not (found.missing or self._outdated or self.in_hours):
+                self._wait_for_hours(stop, meanwhile)
+                continue
             if not (found.missing or self._outdated):
                 log.info("approved", by=list(found.approved_by), plan=self.subject.plan)
                 return True
@@ -76,3 +92,13 @@ class ApprovalGate:
             meanwhile()
             stop.wait(POLL_S)
         return False
+
+    def _wait_for_hours(self, stop: threading.Event, meanwhile: Callable[[], None]) -> None:
+        assert self.hours is not None
+        back = next_start(self.hours, self.now())
+        log.info("outside_hours", hours=self.hours, back=back.isoformat(timespec="minutes"))
+        while not (stop.is_set() or self._outdated or self.in_hours):
+            if standing(self.state.decisions(), self.subject).missing:
+                return
+            meanwhile()
+            stop.wait(POLL_S)

@@ -61,6 +61,7 @@ from worker.approval import NotApproved
 from worker.heads import Heads, HeadsLink
 from worker.home import SiteIdentity
 from worker.journal import SEED_BYTES, Journal, seeded_entropy
+from worker.limits import memory_told
 from worker.state import StoredUpdate
 from worker.study import Peers
 from worker.work import LocalWork, check_round
@@ -97,6 +98,13 @@ class Gate(Protocol):
         """Whether it may."""
 
     def check(self) -> None:
+        """Raise PolicyRefused unless it may."""
+
+    @property
+    def in_hours(self) -> bool:
+        """Whether training may run at this time of the day."""
+
+    def check_hours(self) -> None:
         """Raise PolicyRefused unless it may."""
 
 
@@ -200,6 +208,8 @@ class Participant:
             return True
         while not self._stop.is_set():
             if not self._bound and not self._gate.is_open:
+                return False
+            if self._round is None and not self._gate.in_hours:
                 return False
             try:
                 self._countersign()
@@ -390,7 +400,9 @@ class Participant:
         """Local work; a refusal by data or budget is answered, not fatal."""
         log.info("working", round=round_id.number, attempt=round_id.attempt, kind=round_id.kind)
         try:
-            vector, self._update = self._work.prepare(round_id, self._fetch, self._on_step)
+            self._gate.check_hours()
+            with memory_told():
+                vector, self._update = self._work.prepare(round_id, self._fetch, self._on_step)
         except (PolicyRefused, DataError, PeerError) as err:
             log.error("cannot_take_part", round=round_id.number, reason=str(err))
             self._note_left(round_id, err)
@@ -403,6 +415,7 @@ class Participant:
     def _on_step(self, _done: int, _of: int) -> None:
         if self._stop.is_set():
             raise Stopped
+        self._gate.check_hours()  # they may end in mid-training: nothing of it is kept
 
     def _retrying(self, call: Callable[[], T]) -> T:
         """Repeat a call that the link broke; it is answered from the record. Bounded by `stop`."""

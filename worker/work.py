@@ -47,6 +47,11 @@ def check_plan(plan: StudyPlan, caps: Caps, me: SiteId) -> float | None:
             f"opened, and this site asks for {caps.min_cohort} (caps.min_cohort); ask for a higher "
             "quorum, fewer groups or more sites"
         )
+    if caps.max_rounds is not None and plan.rounds > caps.max_rounds:
+        raise PolicyRefused(
+            f"the plan has {plan.rounds} rounds, above this site's cap {caps.max_rounds} "
+            "(caps.max_rounds); ask for fewer rounds"
+        )
     whole = study_mechanism(plan)
     if plan.privacy == "none" or whole is None:
         if not caps.allow_no_privacy:
@@ -203,9 +208,20 @@ class LocalWork:
 
     def _refuse_if_spent(self) -> None:
         """Ask before training what the ledger would say after it: hours are not spent in vain."""
+        most = self.caps.max_rounds
+        if most is not None and self._trained() >= most:
+            raise PolicyRefused(
+                "this site has trained as often in this study as it allows (caps.max_rounds), "
+                "rounds that were tried again included"
+            )
         mechanism = round_mechanism(self.plan)
         if mechanism is not None:
             self.ledger.afford(mechanism, self._cap(), self.caps.max_delta, self.members)
+
+    def _trained(self) -> int:
+        """How many updates of this site for this plan the ledger holds."""
+        plan = plan_digest(self.plan)
+        return sum(r.plan == plan and r.site in (None, self.site) for r in self.ledger.rows())
 
     def _charge(self, round_id: RoundId, update: StoredUpdate) -> None:
         row = self.ledger.charge(

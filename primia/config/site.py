@@ -34,6 +34,9 @@ class DataSource(Strict):
         return self
 
 
+_HOURS = r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$"
+
+
 class Caps(Strict):
     """What this hospital allows, whatever the plan says."""
 
@@ -43,6 +46,17 @@ class Caps(Strict):
     min_patients: Annotated[int, Field(ge=2)] = 20  # training patients at this site
     allow_no_privacy: bool = False  # take part in a plan that says `privacy: none`
     allow_shared_noise: bool = False  # or `noise: distributed`, which relies on other sites
+    max_rounds: Annotated[int, Field(ge=1, le=1_000_000)] | None = None  # trained in one study
+    hours: Annotated[str, Field(pattern=_HOURS)] | None = None  # training's, local: 19:00-06:00
+    max_memory_gib: Annotated[float, Field(ge=1, le=1e5)] | None = None  # of each process, host
+
+    @model_validator(mode="after")
+    def _hours_last(self) -> Self:
+        if self.hours is not None and len(set(self.hours.split("-"))) == 1:
+            raise ValueError(
+                "caps.hours begins and ends at the same time; leave it out for any hour"
+            )
+        return self
 
 
 def loosened(old: Caps, new: Caps) -> list[str]:
@@ -54,12 +68,19 @@ def loosened(old: Caps, new: Caps) -> list[str]:
         "min_patients": new.min_patients < old.min_patients,
         "allow_no_privacy": new.allow_no_privacy and not old.allow_no_privacy,
         "allow_shared_noise": new.allow_shared_noise and not old.allow_shared_noise,
+        "max_rounds": _more(old.max_rounds, new.max_rounds),
+        "hours": old.hours is not None and new.hours != old.hours,
+        "max_memory_gib": _more(old.max_memory_gib, new.max_memory_gib),
     }
     return [
         f"caps.{key} {getattr(old, key)} then, {getattr(new, key)} now"
         for key, allows_more in more.items()
         if allows_more
     ]
+
+
+def _more(old: float | None, new: float | None) -> bool:
+    return old is not None and (new is None or new > old)
 
 
 class Approval(Strict):

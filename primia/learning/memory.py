@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import torch
@@ -59,4 +60,9 @@ def _free_bytes(device: torch.device) -> int:
     limit, used = (Path("/sys/fs/cgroup") / f"memory.{n}" for n in ("max", "current"))
     if limit.is_file() and used.is_file() and (most := limit.read_text().strip()) != "max":
         free = min(free, int(most) - int(used.read_text()))
+    allowed, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    if allowed != resource.RLIM_INFINITY:  # the site's own cap on this process
+        status = Path("/proc/self/status").read_text().splitlines()
+        taken = next(int(line.split()[1]) << 10 for line in status if line.startswith("VmData"))
+        free = min(free, allowed - taken)
     return max(0, free)

@@ -103,10 +103,12 @@ def test_every_cap_is_looked_at_when_caps_are_compared() -> None:
     strict: dict[str, Any] = {
         "max_epsilon": 1.0, "max_delta": 1e-6, "min_cohort": 9, "min_patients": 99,
         "allow_no_privacy": False, "allow_shared_noise": False,
+        "max_rounds": 5, "hours": "20:00-06:00", "max_memory_gib": 2.0,
     }  # fmt: skip
     loose: dict[str, Any] = {
         "max_epsilon": 2.0, "max_delta": 1e-5, "min_cohort": 8, "min_patients": 98,
         "allow_no_privacy": True, "allow_shared_noise": True,
+        "max_rounds": None, "hours": None, "max_memory_gib": 3.0,
     }  # fmt: skip
     assert strict.keys() == Caps.model_fields.keys()
     for key in strict:
