@@ -10,7 +10,7 @@ SECAGG_PEERS_STAMP := $(SECAGG_PEERS)/.installed
 PRIMIA_DATA ?= ../shared/data
 export PRIMIA_DATA
 
-.PHONY: install bench bench-dp bench-secagg bench-noise bench-rounds demo test test-slow test-mutations test-faults kill-loop lint types format protos wheelhouse bundle compose-demo compose-chaos compose-test compose-down clean
+.PHONY: install bench bench-dp bench-secagg bench-noise bench-rounds demo test faultsim test-slow test-mutations test-faults kill-loop lint types format protos wheelhouse bundle compose-demo compose-chaos compose-test compose-down clean
 
 install: $(STAMP)
 
@@ -23,6 +23,11 @@ test: $(STAMP)
 # A cohort of a thousand in one process: minutes.
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# The system itself, simulated: 20,000 rounds of seeded faults. SEED='…' lives through one history again, step
+# by step; FAULTSIM_ARGS goes through, as in: make faultsim FAULTSIM_ARGS="--rounds 2000 --first b"
+faultsim: $(STAMP)
+	$(BIN)/python -m tests.faultsim.run $(if $(SEED),--seed '$(SEED)') $(FAULTSIM_ARGS)
 
 # Breaks secure aggregation on purpose in some fifty ways; fails if the suite misses more than 5 %.
 test-mutations: $(STAMP)

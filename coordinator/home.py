@@ -150,14 +150,12 @@ def valid_authorities(folder: Path, state: CoordinatorState) -> list[AuthorityRo
 
     A folder of before there were rotations is taken over from its files. Raises StateError.
     """
-    rows = state.authorities()
-    if not rows:
+    if not state.authorities():
         state.add_authority(
             keyfile.load(folder / AUTHORITY / authority.CERTIFICATE_FILE),
             coordinator=keyfile.load(folder / "identity" / "coordinator.pem"),
         )
-        rows = state.authorities()
-    return [row for row in rows if row.retired_at is None]
+    return state.valid_authorities()
 
 
 def serving(folder: Path, state: CoordinatorState) -> AuthorityRow:

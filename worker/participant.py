@@ -214,8 +214,7 @@ class Participant:
             try:
                 self._countersign()
                 news = self._link.attend(after)
-                if news.study_over is None:  # else the coordinator may be gone any moment
-                    self._look(news)
+                self._look(news)
                 tally.put("contact", time.monotonic())
                 if news.study_over is not None:
                     self._to_countersign = True  # the last attempt's end may not have been told
