@@ -150,12 +150,14 @@ def valid_authorities(folder: Path, state: CoordinatorState) -> list[AuthorityRo
 
     A folder of before there were rotations is taken over from its files. Raises StateError.
     """
-    if not state.authorities():
+    rows = state.authorities()
+    if not rows:
         state.add_authority(
             keyfile.load(folder / AUTHORITY / authority.CERTIFICATE_FILE),
             coordinator=keyfile.load(folder / "identity" / "coordinator.pem"),
         )
-    return state.valid_authorities()
+        rows = state.authorities()
+    return [row for row in rows if row.retired_at is None]
 
 
 def serving(folder: Path, state: CoordinatorState) -> AuthorityRow:

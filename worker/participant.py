@@ -214,7 +214,8 @@ class Participant:
             try:
                 self._countersign()
                 news = self._link.attend(after)
-                self._look(news)
+                if news.study_over is None:  # else the coordinator may be gone any moment
+                    self._look(news)
                 tally.put("contact", time.monotonic())
                 if news.study_over is not None:
                     self._to_countersign = True  # the last attempt's end may not have been told

@@ -61,7 +61,7 @@ def found(folder: Path, plan: StudyPlan, port: int) -> dict[str, str]:
     state, blobs = CoordinatorState(folder), Blobs(folder / "blobs")
     start = ServerState.start(np.zeros(PARAMETERS, np.float32), optimiser(plan))
     model = ModelRow(0, blobs.put(pack_weights(start.weights)), blobs.put(pack_state(start)), None)
-    _, key = home.coordinator_identity(folder)
+    _, key = home.coordinator_identity(folder, state)
     data = canonical_bytes(plan)
     pinned = PinnedStudy(data, sign(key, PLAN_LABEL, data), plan_digest(plan), PARAMETERS)
     state.pin_study(pinned, model)
