@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -184,6 +185,7 @@ def lead(tmp_path: Path) -> Iterator[Coordinator]:
     home.initialise(folder, "small")
     state = CoordinatorState(folder)
     driver = RoundDriver.__new__(RoundDriver)  # enrolment and the plan need no rounds
+    driver.terms = Mock(plan=Digest("0" * 64))
     service = Service(folder, state, Blobs(folder / "blobs"), driver, lambda: False)
     server = serve(service, listen="127.0.0.1:0", tls=service.tls, roots=service.roots)
     with server:
