@@ -32,9 +32,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "study": {"config", "federation", "learning"},
     "contribute": {"config", "federation", "imaging", "learning", "privacy", "protocol", "study"},
     "outcome": {"config", "learning", "privacy", "report", "study"},
+    "annex": {"config", "learning", "privacy"},
     "logs": set(),
     "bundle": set(),
     "cli": {
+        "annex",
         "bundle",
         "config",
         "demo",

@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from primia.annex.content import what_leaves
 from primia.config import load_site
 from primia.config.plan import StudyPlan
 from primia.config.site import SiteConfig
@@ -144,18 +145,6 @@ def _about_the_plan(
     names = [f"{name} (this hospital)" if name == me else name for name in plan.sites]
     shown = [*names[:12], f"and {len(names) - 12} more"] if len(names) > 12 else names
     model = plan.model
-    leaves = [
-        "each round one update of the weights"
-        + ("" if plan.privacy == "none" else ", with noise,")
-        + f" that only the sum of at least {plan.schedule.quorum} hospitals can be read of",
-        "inside that sum, counts of how the round's model does on the films held out here; "
-        "they are exact",
-    ]
-    if plan.aggregation.weighting == "patients":
-        leaves.append("inside that sum, the number of patients trained on here; it is exact")
-    if plan.evaluation.vote_tolerance is not None:
-        leaves.append("inside that sum, a vote on the round's model")
-    leaves.append("when this hospital answers, and that it takes part; no film, no id, no label")
     return (
         ("purpose", (plan.purpose or "not stated; ask the lead",)),
         ("asked by", (f"the coordinator at {address}",)),
@@ -171,7 +160,7 @@ def _about_the_plan(
             "how long",
             (f"{plan.rounds} rounds of {plan.training.local_steps} steps, and an evaluation",),
         ),
-        ("what leaves", tuple(leaves)),
+        ("what leaves", what_leaves(plan)),
     )
 
 

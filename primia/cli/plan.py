@@ -12,7 +12,9 @@ from primia.cli.console import out, print_json
 if TYPE_CHECKING:
     from primia.config import StudyPlan
 
-app = typer.Typer(no_args_is_help=True, help="Check and price a study plan.")
+app = typer.Typer(
+    no_args_is_help=True, help="Check and price a study plan; write the annex for data protection."
+)
 
 PlanFile = Annotated[Path, typer.Argument(metavar="FILE", help="The plan, YAML.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
@@ -108,6 +110,41 @@ def price(file: PlanFile, json: Json = False) -> None:
             f"with up to {plan.colluding_sites} of them.",
             soft_wrap=True,
         )
+
+
+@app.command()
+def annex(
+    file: PlanFile,
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="A new file, .html or .md.")],
+    site: Annotated[
+        Path | None, typer.Option(help="The hospital's own file, for its limits and films.")
+    ] = None,
+) -> None:
+    """Write the annex to a data protection impact assessment, filled in from FILE."""
+    from datetime import UTC, datetime
+
+    import primia
+    from primia.annex import annex as fill_in
+    from primia.annex import to_html, to_markdown
+    from primia.config import load_plan, load_site, plan_digest
+    from primia.errors import ConfigError
+    from primia.settle import settle
+
+    forms = {".html": to_html, ".md": to_markdown}
+    if target.suffix not in forms:
+        raise ConfigError(f"{target}: the name has to end with .html or .md")
+    plan = settle(load_plan(file))
+    config = None if site is None else load_site(site)
+    made = f"{datetime.now(UTC):%Y-%m-%d}"
+    text = forms[target.suffix](fill_in(plan, config, made=made, version=primia.__version__))
+    try:
+        with target.open("x", encoding="utf-8") as opened:
+            opened.write(text)
+    except FileExistsError as err:
+        raise ConfigError(f"{target} is there already; name a new file") from err
+    except OSError as err:
+        raise ConfigError(f"cannot write {target}: {err.strerror}; check the folder") from err
+    out.print(f"[green]wrote[/]  {target}, for the plan {plan_digest(plan)}", soft_wrap=True)
 
 
 def _names(sites: tuple[str, ...]) -> str:
