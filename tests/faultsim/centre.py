@@ -241,7 +241,7 @@ class Centre:
         return self._blobs.get(digest)
 
     def _upload(self, driver: RoundDriver, site: SiteId, key: UploadKey, data: bytes) -> None:
-        if (site, key) in self._complete:
+        if (site, key) in self._complete or driver.holds_update(site, key.round, key.session):
             return
         assert len(data) == driver.upload_limit(site, key.round, key.session)
         driver.progress(site)

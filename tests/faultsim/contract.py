@@ -3,8 +3,9 @@
 1. Committed rounds are 1..R with no gap and no repeat, and none is ever lost.
 2. Each committed sum equals the sum over exactly the sites named in its record.
 3. A site's ledger, as a power cut would leave it, holds every noised update that left the site.
-4. For one (study, round, kind) a site emits one noised update. Only a retrain that was signed in
-   vain is made anew: that is counted, and charged like any other.
+4. For one (study, round, kind) a site emits one noised update, in one attempt always under the
+   same masks: a resend is the same bytes. Only a retrain that was signed in vain is made anew:
+   that is counted, and charged like any other.
 5. Every chain verifies.
 6. A round commits with its quorum or leaves an abort record, and no model.
 7. Daemons start again on what they left; what a row names is whole; no process ends by a bug.
@@ -60,6 +61,7 @@ class Contract:
         self._world, self._study = world, study
         self.hospitals: dict[SiteId, Hospital] = {}
         self._uploads: dict[tuple[SiteId, int], Digest] = {}  # by site and attempt
+        self._sent: dict[tuple[SiteId, int], Digest] = {}  # the masked bytes, likewise
         self._emitted: dict[tuple[SiteId, int, RoundKind], list[Digest]] = defaultdict(list)
         self._signed: dict[tuple[SiteId, Digest], tuple[SiteId, ...]] = {}
         self._keys: dict[tuple[SiteId, int], bytes] = {}
@@ -69,7 +71,7 @@ class Contract:
 
     # --- what leaves a site (see `network.Observer`) -----------------------------------------
 
-    def uploaded(self, site: SiteId, key: UploadKey) -> None:
+    def uploaded(self, site: SiteId, key: UploadKey, masked: bytes) -> None:
         """The first byte of an update is about to leave."""
         participant = self.hospitals[site].participant
         assert participant is not None
@@ -77,7 +79,8 @@ class Contract:
         digest, round_id = participant._update.digest, key.round
         self._world.say(site, f"uploads {digest[:8]} for {_name(round_id)}")
         before = self._uploads.setdefault((site, round_id.attempt), digest)
-        if before != digest:
+        sent = self._sent.setdefault((site, round_id.attempt), sha256(masked))
+        if before != digest or sent != sha256(masked):
             self._world.find(f"4: {site} sends two updates in attempt {round_id.attempt}")
         emitted = self._emitted[site, round_id.number, round_id.kind]
         if digest not in emitted:

@@ -32,7 +32,7 @@ class Observer(Protocol):
     """Sees what leaves a site, before the network does anything to it."""
 
     def answered(self, site: SiteId, answer: Answer) -> None: ...
-    def uploaded(self, site: SiteId, key: UploadKey) -> None: ...
+    def uploaded(self, site: SiteId, key: UploadKey, masked: bytes) -> None: ...
     def told(self, site: SiteId, news: Attendance) -> None: ...
 
 
@@ -107,8 +107,9 @@ class SimLink:
         return data
 
     def upload(self, key: UploadKey, data: bytes | bytearray | memoryview) -> None:
-        self._observer.uploaded(self._site, key)
-        self._ask("upload", (key, bytes(data)))
+        masked = bytes(data)
+        self._observer.uploaded(self._site, key, masked)
+        self._ask("upload", (key, masked))
 
     def last_heads(self, seen: Countersigned | None) -> SignedHeads | None:
         return cast("SignedHeads | None", self._ask("last_heads", (seen,)))
