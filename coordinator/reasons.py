@@ -15,11 +15,15 @@ AWAY = "away: nothing was heard of its worker in this round"
 
 @dataclass(frozen=True)
 class Reason:
-    """One kind of trouble. begins: how its text begins. next: what a person does about it."""
+    """One kind of trouble. next: what a person does about it.
+
+    begins: how its text begins. holds: what must also be in it.
+    """
 
     code: str
     begins: str
     next: str
+    holds: str = ""
 
 
 TABLE = (
@@ -32,8 +36,9 @@ TABLE = (
     ),
     Reason(
         "worker-restarted",
-        "declined: an update came while this site is at",
+        "declined: ",
         "that worker was restarted in the round; it rejoins by itself",
+        holds=" came while this site is at ",
     ),
     Reason("declined", "declined", "the hospital decided; ask its operator"),
     Reason("struck", "struck", "it stays out; invite it again if it is to take part"),
@@ -59,4 +64,4 @@ TABLE = (
 
 def reason_of(text: str) -> Reason:
     """The table's row for a reason as it stands in the record."""
-    return next(r for r in TABLE if text.startswith(r.begins))
+    return next(r for r in TABLE if text.startswith(r.begins) and r.holds in text)

@@ -380,7 +380,8 @@ class Ledger:
                 )
             for statement in statements:
                 self._db.execute(statement)
-            self._db.execute(f"PRAGMA user_version = {VERSION}")
+            if version != VERSION:  # else the file stays as it is, to the byte
+                self._db.execute(f"PRAGMA user_version = {VERSION}")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

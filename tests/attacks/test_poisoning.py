@@ -12,6 +12,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from primia.federation.optimiser import (
     unpack_weights,
 )
 from primia.federation.robust import combine
+from primia.identity.certificate import to_pem
 from primia.learning.metrics import Counts
 from primia.protocol.events import Commit
 from primia.protocol.messages import RoundId, RoundKind
@@ -156,11 +158,12 @@ class Study:
         )
         digest = plan_digest(self.plan)
         self.state.pin_study(PinnedStudy(canonical_bytes(self.plan), b"", digest, 8), model)
+        certificate = to_pem(home.coordinator_identity(folder / "c", self.state)[0])  # any will do
         self.sites: dict[SiteId, Site] = {}
         for seed, name in enumerate(self.plan.site_ids):
             self.sites[name] = Site(name, folder / name, self.plan, seed)
             self.state.add_invitation(fingerprint=name, site=name, pem=b"", expires=1e12)
-            self.state.redeem(name, "key", lambda site: (b"certificate", site))
+            self.state.redeem(name, "key", lambda site: (certificate, site))
         self.start()
 
     def start(self) -> None:
@@ -788,18 +791,28 @@ def test_not_caught_an_update_at_the_bound_where_the_plan_sets_no_norm(tmp_path:
 # --- older state --------------------------------------------------------------------------------
 
 
+SCHEMA_2 = Path(__file__).parents[1] / "vectors" / "coordinator-schema-2.sql"
+
+
+def as_written_in(schema: Path, database: Path) -> None:
+    """Put the rows of a database into the tables of an older version, as far as those hold them."""
+    newer = database.rename(database.with_suffix(".newer"))
+    with closing(sqlite3.connect(database)) as db:
+        db.executescript(schema.read_text())
+        db.execute("ATTACH ? AS newer", (str(newer),))
+        for (table,) in db.execute("SELECT name FROM main.sqlite_master WHERE sql LIKE '%STRICT'"):
+            columns = ", ".join(c[1] for c in db.execute(f"PRAGMA main.table_info({table})"))
+            db.execute(f"INSERT INTO main.{table} SELECT {columns} FROM newer.{table}")
+        db.execute("DELETE FROM meta WHERE key = 'audit_from'")
+        db.commit()
+
+
 def test_a_study_begun_before_there_were_votes_goes_on(tmp_path: Path) -> None:
     study = Study(tmp_path, plan(evaluation={"histogram_bins": 64}))
     study.round()
     study.round()
     study.state.close()
-    with sqlite3.connect(tmp_path / "c" / "coordinator.db") as db:
-        db.execute("ALTER TABLE models DROP COLUMN accepted")
-        db.execute("ALTER TABLE attempts DROP COLUMN votes")
-        db.execute("ALTER TABLE attempts DROP COLUMN returned_to")
-        db.execute("ALTER TABLE attempts DROP COLUMN carried")
-        db.execute("ALTER TABLE attempts DROP COLUMN sums")
-        db.execute("PRAGMA user_version = 2")
+    as_written_in(SCHEMA_2, tmp_path / "c" / "coordinator.db")
     study.start()
     assert [m.accepted for m in study.state.models()] == [True, True, None]
     study.finish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def federation(tmp_path: Path) -> Iterator[Federation]:
 def test_one_worker_killed_in_training_and_another_between_keys_and_upload(
     federation: Federation,
 ) -> None:
-    federation.found(plan(FOUR))
+    schedule = {"deadline_s": 400, "quorum": 3, "grace_s": 20, "stage_timeout_s": 20}
+    federation.found(plan(FOUR, schedule=schedule))
     for name in ("north", "south", "east"):
         federation.start_worker(name)
     west = federation.start_worker("west", "tests.processes.dies_at_upload")
@@ -35,7 +37,12 @@ def test_one_worker_killed_in_training_and_another_between_keys_and_upload(
     federation.wait_for(north, "working", round=1)
     north.process.kill()
     federation.wait_for(federation.daemons["coordinator"], "round_committed", round=1)
-    federation.start_worker("north")
+    # However long north takes to start, round 2 is not ready without it.
+    south = federation.daemons["south"].process
+    south.send_signal(signal.SIGSTOP)
+    north = federation.start_worker("north")
+    federation.wait_for(north, "working", round=2, timeout_s=200)
+    south.send_signal(signal.SIGCONT)
     federation.wait_until(lambda: west.process.poll() is not None)
     federation.wait_for_end()
 
