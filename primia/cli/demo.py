@@ -40,7 +40,7 @@ def demo(
         if keep.exists() and any(keep.iterdir()):
             raise ConfigError(f"{keep} is not empty; name a new folder for --keep")
         keep.mkdir(parents=True, exist_ok=True)
-        folder = keep
+        folder = keep.resolve()  # the site files inside name their films
     wishes = Wishes(sites=sites, rounds=rounds, private=not no_dp, data=data, seed=seed)
     try:
         result = run(folder, wishes, out)
