@@ -73,7 +73,7 @@ def _check_checkpoint(state: CoordinatorState, blobs: Blobs) -> None:
 
     Found out later, it would cost the sites their work: they check the model that they fetch.
     """
-    newest = state.models()[-1]
+    newest = state.newest_model()
     for digest in (newest.digest, newest.state):
         blobs.get(digest)
 

@@ -23,16 +23,16 @@ from primia.types import Digest, Ring, SiteId
 log = structlog.get_logger()
 
 
-def carry(machine: CoordinatorRound, state: CoordinatorState, blobs: Blobs) -> None:
-    """Keep what `resume` needs; call it when the machine has entered a phase."""
+def carry(machine: CoordinatorRound, blobs: Blobs) -> tuple[str, tuple[Digest, ...] | None] | None:
+    """What `resume` needs of a machine that has just entered a phase, for the attempt's row.
+
+    The blobs of the sums are durable on return; None in their place: they are those of before.
+    """
     if machine.phase not in FROM:
-        return
-    attempt = machine.terms.round.attempt
-    if machine.phase is Phase.SURVIVORS:
-        sums = tuple(blobs.put(total.data) for total in machine.masked_sums)
-    else:
-        sums = next(a.sums for a in reversed(state.attempts()) if a.round.attempt == attempt)
-    state.carry_attempt(attempt, machine.carried.to_json(), sums)
+        return None
+    first = machine.phase is Phase.SURVIVORS
+    sums = tuple(blobs.put(total.data) for total in machine.masked_sums) if first else None
+    return machine.carried.to_json(), sums
 
 
 def resume(

@@ -59,7 +59,15 @@ from primia.protocol.events import (
     UpdateArrived,
     Verify,
 )
-from primia.protocol.messages import Answer, Closed, Instruction, Outcome, RoundId, RoundKind
+from primia.protocol.messages import (
+    Answer,
+    Closed,
+    Instruction,
+    Outcome,
+    RevealedShares,
+    RoundId,
+    RoundKind,
+)
 from primia.secagg.packing import Packed
 from primia.storage.blobs import Blobs
 from primia.types import Digest, SiteId
@@ -131,6 +139,7 @@ class RoundDriver:
         self._shown_at = 0.0
         self._opened_at = 0.0
         self._phase_since = clock()
+        self._committed: RoundId | None = None  # the last one
         self._discarded: str | None = None  # why a sum that the machine released did not count
         self._aborts = 0
         self._discards = 0
@@ -190,6 +199,11 @@ class RoundDriver:
 
     def answer(self, site: SiteId, answer: Answer) -> None:
         """Hand an answer to the machine. Raises PeerError when it is refused."""
+        if isinstance(answer, RevealedShares):
+            with self._changed:
+                if self._committed == answer.round:
+                    self._hear(site)  # others were faster, and theirs were enough
+                    return
         self._handle(site, Answered(site, answer), answer.round)
 
     def update_arrived(
@@ -328,7 +342,7 @@ class RoundDriver:
         return 0.5 if deadline is None else max(0.01, min(0.5, deadline - self._clock()))
 
     def _open_next(self) -> None:
-        model = self._state.models()[-1]
+        model = self._state.newest_model()
         agenda = Agenda(
             rounds=self.terms.rounds,
             shared_noise=self.terms.contribution.shared is not None,
@@ -426,16 +440,18 @@ class RoundDriver:
         if machine.phase not in (Phase.DONE, Phase.ABORTED):
             shown = (machine.phase.value, machine.waiting_for)
             if self._is_due(shown):
+                carried = None
                 if self._shown is None or self._shown[0] != shown[0]:
                     self._phase_since = self._clock()
-                    # Before any site can hear of the phase, for this holds the lock.
-                    resuming.carry(machine, self._state, self._blobs)
+                    carried = resuming.carry(machine, self._blobs)
                 self._shown, self._shown_at = shown, self._clock()
+                # Before any site can hear of the phase, for this holds the lock.
                 self._state.set_phase(
                     machine.terms.round.attempt,
                     *shown,
                     ready=self._ready,
                     survivors=machine.contributors,
+                    carried=carried,
                 )
                 log.info(
                     "phase",
@@ -512,6 +528,7 @@ class RoundDriver:
         )
         resuming.sweep(self._state, self._blobs)
         self._aborts = self._discards = 0
+        self._committed = round_id
         self._log_commit(round_id, commit.contributors, verdict)
 
     def _verdict(
@@ -520,7 +537,7 @@ class RoundDriver:
         """What the sum says of the model the round started from. Model 0 cannot be rejected."""
         if round_id.kind is RoundKind.RETRAIN:
             return None
-        before = self._state.models()[-1].number
+        before = self._state.newest_model().number
         scores = self.terms.score(sums.metrics, contributors)
         if not self.terms.voting:
             return Verdict(before, scores)
@@ -530,7 +547,7 @@ class RoundDriver:
 
     def _was_rejected(self, model: ModelRow) -> bool:
         """Without noise the same updates may come again; no site counts a model a second time."""
-        return any(m.digest == model.digest and m.accepted is False for m in self._state.models())
+        return self._state.has_model(model.digest, rejected=True)
 
     def _discard(self, machine: CoordinatorRound, why: PrimiaError) -> None:
         """A sum that honest sites cannot have made: nothing of it is applied."""
@@ -568,7 +585,7 @@ class RoundDriver:
 
     def _step(self, number: int, sums: Aggregate) -> ModelRow:
         """The model that the round makes; its blobs are durable."""
-        before = unpack_state(self._blobs.get(self._state.models()[-1].state))
+        before = unpack_state(self._blobs.get(self._state.newest_model().state))
         state = step(before, sums.mean_update, self.terms.optimiser)
         digest = self._blobs.put(pack_weights(state.weights))
         return ModelRow(number, digest, self._blobs.put(pack_state(state)))

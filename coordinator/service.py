@@ -205,7 +205,7 @@ class Service:
 
     def model(self, identity: Identity, digest: Digest) -> Path:  # noqa: ARG002  (the same for all)
         """The file of a committed global model."""
-        if digest not in {m.digest for m in self._state.models()}:
+        if not self._state.has_model(digest):
             raise PeerError("no such model in this study; ask for the round's own")
         return self._blobs.path(digest)
 

@@ -198,6 +198,7 @@ class CoordinatorState(Roster):
         super().__init__(folder / "coordinator.db", _MIGRATIONS, clock, disk)
         self.folder = folder
         self.audit = AuditLog(folder / FILE, clock, disk)
+        self._closed: list[AttemptRow] = []  # read before; no row of these changes any more
 
     # --- the plan ----------------------------------------------------------------------------
 
@@ -310,13 +311,15 @@ class CoordinatorState(Roster):
         """
         if site not in {s.site for s in self.sites() if s.struck_at is None}:
             raise StateError(f"{site} is not on the roster; invite it first")
-        last = max((a.round.attempt for a in self.attempts()), default=0)
+        last = self.newest_attempt()
+        self.audit.append("site_readmitted", site=site, attempt=last)
         self.note(f"readmitted {site}", str(last))
 
     def readmitted(self) -> dict[SiteId, int]:
         """The last attempt at the time when a site was readmitted, for those that were."""
-        noted = {s.site: self.noted(f"readmitted {s.site}") for s in self.sites()}
-        return {site: int(value) for site, value in noted.items() if value is not None}
+        with self._db.transaction() as db:
+            rows = db.execute("SELECT * FROM meta WHERE key LIKE 'readmitted %'").fetchall()
+        return {SiteId(r["key"].partition(" ")[2]): int(r["value"]) for r in rows}
 
     def set_phase(
         self,
@@ -326,9 +329,19 @@ class CoordinatorState(Roster):
         *,
         ready: Iterable[str],
         survivors: Iterable[str],
+        carried: tuple[str, Iterable[Digest] | None] | None = None,
     ) -> None:
-        """Where the open attempt stands, who had an update ready, who is asked to sign for whom."""
+        """Where the open attempt stands, who had an update ready, who is asked to sign for whom.
+
+        carried: what it is resumed from, and the blobs (durable) of its sums; None: the same ones.
+        """
         with self._db.transaction() as db:
+            if carried is not None:
+                text, sums = carried
+                db.execute(
+                    "UPDATE attempts SET carried = ?, sums = coalesce(?, sums) WHERE attempt = ?",
+                    (text, None if sums is None else json.dumps(list(sums)), attempt),
+                )
             db.execute(
                 "UPDATE attempts SET phase = ?, waiting_for = ?, ready = ?, survivors = ? "
                 "WHERE attempt = ?",
@@ -337,14 +350,6 @@ class CoordinatorState(Roster):
                     *(json.dumps(sorted(x)) for x in (waiting_for, ready, survivors)),
                     attempt,
                 ),
-            )
-
-    def carry_attempt(self, attempt: int, carried: str, sums: Iterable[Digest]) -> None:
-        """Keep what the open attempt is resumed from; its blobs `sums` are durable."""
-        with self._db.transaction() as db:
-            db.execute(
-                "UPDATE attempts SET carried = ?, sums = ? WHERE attempt = ?",
-                (carried, json.dumps(list(sums)), attempt),
             )
 
     def blobs_in_use(self) -> set[Digest]:
@@ -454,14 +459,21 @@ class CoordinatorState(Roster):
         """Every committed model, in order."""
         with self._db.transaction() as db:
             rows = db.execute("SELECT * FROM models ORDER BY number").fetchall()
-        return [
-            ModelRow(
-                r["number"], Digest(r["digest"]), Digest(r["state"]),
-                None if r["scores"] is None else json.loads(r["scores"]),
-                None if r["accepted"] is None else bool(r["accepted"]),
-            )
-            for r in rows
-        ]  # fmt: skip
+        return [_model_row(row) for row in rows]
+
+    def newest_model(self) -> ModelRow:
+        """The model that the next round starts from. Raises StateError before the first start."""
+        with self._db.transaction() as db:
+            row = db.execute("SELECT * FROM models ORDER BY number DESC LIMIT 1").fetchone()
+        if row is None:
+            raise StateError("no study was started here yet; run: primia-coordinator start")
+        return _model_row(row)
+
+    def has_model(self, digest: Digest, *, rejected: bool = False) -> bool:
+        """Whether this model was committed here; rejected: and then not accepted."""
+        with self._db.transaction() as db:
+            rows = db.execute("SELECT accepted FROM models WHERE digest = ?", (digest,)).fetchall()
+        return any(row["accepted"] == 0 or not rejected for row in rows)
 
     def accepted_model(self) -> ModelRow:
         """The last model that was accepted, as the round that made it left it.
@@ -475,41 +487,62 @@ class CoordinatorState(Roster):
         return next(m for m in accepted if m.digest == accepted[-1].digest)
 
     def attempts(self) -> list[AttemptRow]:
-        """Every attempt, in order, with its participants."""
+        """Every attempt, in order, with its participants.
+
+        An outcome is final, so what is closed is read once.
+        """
         with self._db.transaction() as db:
+            after = self._closed[-1].round.attempt if self._closed else 0
             study = db.execute("SELECT digest FROM study").fetchone()
-            rows = db.execute("SELECT * FROM attempts ORDER BY attempt").fetchall()
-            took_part = db.execute("SELECT * FROM participation ORDER BY site").fetchall()
-        found = []
-        for row in rows:
-            mine = [p for p in took_part if p["attempt"] == row["attempt"]]
-            found.append(
-                AttemptRow(
-                    round=RoundId(
-                        Digest(study["digest"]), row["number"], row["attempt"],
-                        RoundKind(row["kind"]), Digest(row["model"]),
-                    ),
-                    opened_at=row["opened_at"],
-                    phase=row["phase"],
-                    waiting_for=tuple(json.loads(row["waiting_for"])),
-                    closed_at=row["closed_at"],
-                    outcome=row["outcome"] or "open",
-                    reason=row["reason"],
-                    update_norm=row["update_norm"],
-                    votes=row["votes"],
-                    returned_to=row["returned_to"],
-                    contributors=tuple(p["site"] for p in mine if p["contributed"]),
-                    survivors=tuple(json.loads(row["survivors"])),
-                    charged=tuple(json.loads(row["ready"]))
-                    if row["outcome"] is None
-                    else tuple(p["site"] for p in mine if p["charged"]),
-                    absent=tuple(
-                        Absence(p["site"], p["phase"], p["reason"])
-                        for p in mine
-                        if not p["contributed"] and p["reason"]
-                    ),
-                    carried=row["carried"],
-                    sums=tuple(json.loads(row["sums"])),
-                )
-            )  # fmt: skip
-        return found
+            rows = db.execute(
+                "SELECT * FROM attempts WHERE attempt > ? ORDER BY attempt", (after,)
+            ).fetchall()
+            took_part: dict[int, list[Any]] = {row["attempt"]: [] for row in rows}
+            for row in db.execute(
+                "SELECT * FROM participation WHERE attempt > ? ORDER BY attempt, site", (after,)
+            ):
+                took_part[row["attempt"]].append(row)
+            found = [
+                _attempt_row(Digest(study["digest"]), row, took_part[row["attempt"]])
+                for row in rows
+            ]
+            # There is at most one that is open, and it is the last.
+            self._closed += [a for a in found if a.outcome != "open"]
+            return [*self._closed, *(a for a in found if a.outcome == "open")]
+
+
+def _model_row(row: Any) -> ModelRow:
+    return ModelRow(
+        row["number"], Digest(row["digest"]), Digest(row["state"]),
+        None if row["scores"] is None else json.loads(row["scores"]),
+        None if row["accepted"] is None else bool(row["accepted"]),
+    )  # fmt: skip
+
+
+def _attempt_row(plan: Digest, row: Any, sites: list[Any]) -> AttemptRow:
+    return AttemptRow(
+        round=RoundId(
+            plan, row["number"], row["attempt"], RoundKind(row["kind"]), Digest(row["model"])
+        ),
+        opened_at=row["opened_at"],
+        phase=row["phase"],
+        waiting_for=tuple(json.loads(row["waiting_for"])),
+        closed_at=row["closed_at"],
+        outcome=row["outcome"] or "open",
+        reason=row["reason"],
+        update_norm=row["update_norm"],
+        votes=row["votes"],
+        returned_to=row["returned_to"],
+        contributors=tuple(p["site"] for p in sites if p["contributed"]),
+        survivors=tuple(json.loads(row["survivors"])),
+        charged=tuple(json.loads(row["ready"]))
+        if row["outcome"] is None
+        else tuple(p["site"] for p in sites if p["charged"]),
+        absent=tuple(
+            Absence(p["site"], p["phase"], p["reason"])
+            for p in sites
+            if not p["contributed"] and p["reason"]
+        ),
+        carried=row["carried"],
+        sums=tuple(json.loads(row["sums"])),
+    )

@@ -63,6 +63,10 @@ AUDIT: Mapping[str, AuditEvent] = MappingProxyType(
         "site_struck": AuditEvent(
             COORDINATOR, ("site",), "the site is refused from its next call on; open codes are void"
         ),
+        "site_readmitted": AuditEvent(
+            COORDINATOR, ("site", "attempt"),
+            "a person let a benched site in again; the last attempt until then",
+        ),
         "site_renewed": AuditEvent(
             COORDINATOR, ("site", "certificate"),
             "a newer certificate for the same key; by its fingerprint",

@@ -265,6 +265,10 @@ class Participant:
         if isinstance(instruction, Closed):
             self._close(instruction)
             return
+        if self._round is not None and self._round.round != instruction.round:
+            # The next one was opened before we asked how the last one ended.
+            self._state.journal.close(self._round.round.attempt)
+            self._to_countersign = True
         try:
             if not isinstance(instruction, SignSurvivors | Reveal):  # see `_bound`
                 self._gate.check()

@@ -309,11 +309,11 @@ class WorkerState(Book):
             row = db.execute("SELECT 1 FROM updates WHERE digest = ?", (digest,)).fetchone()
         return row is not None
 
-    def updates_before(self, number: int) -> list[Digest]:
-        """Blobs of rounds below `number`; they are of no more use."""
+    def updates_from(self, number: int) -> set[Digest]:
+        """Blobs of round `number` and later ones; those of earlier rounds are of no more use."""
         with self._db.transaction() as db:
-            rows = db.execute("SELECT digest FROM updates WHERE number < ?", (number,)).fetchall()
-        return [Digest(r["digest"]) for r in rows]
+            rows = db.execute("SELECT digest FROM updates WHERE number >= ?", (number,)).fetchall()
+        return {Digest(r["digest"]) for r in rows}
 
     def last_attempt(self) -> int:
         """The highest attempt that this site made keys for; 0 for none."""

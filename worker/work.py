@@ -168,13 +168,19 @@ class LocalWork:
                 self._refuse_if_spent()
             vector = self.learning.contribute(round_id, fetch(round_id.model), on_step)
             update = self.state.add_update(round_id, self.blobs.put(vector.tobytes()))
-            for digest in self.state.updates_before(round_id.number):
-                self.blobs.remove(digest)  # rounds never go back
+            self._forget_older(round_id.number)
         else:
             log.info("update_reused", round=round_id.number, attempt=round_id.attempt)
         if round_id.kind is not RoundKind.EVALUATE:
             self._charge(round_id, update)
         return self.vector(update), update
+
+    def _forget_older(self, number: int) -> None:
+        """Rounds never go back. An update may be the same bytes as an older one: it stays."""
+        in_use = self.state.updates_from(number)
+        for digest in list(self.blobs):
+            if digest not in in_use:
+                self.blobs.remove(digest)
 
     def vector(self, update: StoredUpdate) -> Ring:
         """A stored update, as a copy of its own: the machine masks it in place."""

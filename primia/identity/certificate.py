@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -132,8 +133,13 @@ def issuer_of(certificate: x509.Certificate, roots: Sequence[x509.Certificate]) 
     return next((r for r in reversed(roots) if is_issued_by(certificate, r)), roots[-1])
 
 
+@lru_cache(maxsize=4096)
 def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """Whether `issuer` signed `certificate`; says nothing of roles and dates."""
+    """Whether `issuer` signed `certificate`; says nothing of roles and dates.
+
+    Remembered, because every call of a site asks, and the answer for two certificates is always
+    the same.
+    """
     try:
         certificate.verify_directly_issued_by(issuer)
     except (ValueError, TypeError, InvalidSignature):

@@ -236,7 +236,7 @@ class Centre:
                 return None
 
     def _model(self, digest: Digest) -> bytes:
-        if digest not in {m.digest for m in self._state.models()}:
+        if not self._state.has_model(digest):
             raise PeerError("no such model in this study; ask for the round's own")
         return self._blobs.get(digest)
 
