@@ -50,3 +50,8 @@ def configure(*, json: bool, verbose: bool = False) -> None:
         # Looked up at each line: whoever redirects standard error gets the lines, too.
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )
+
+
+def quiet() -> None:
+    """Log nothing, for a command that prints what it finds."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))

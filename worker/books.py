@@ -15,6 +15,7 @@ from primia.identity import keyfile
 from primia.imaging.manifest import KEY_BYTES, Manifest, SiteKey
 from primia.learning.terms import study_mechanism
 from primia.privacy import Ledger, Mechanism, Members, epsilon
+from primia.storage.disk import DISK, Disk
 from worker.home import SiteIdentity
 
 History = list[Mechanism | None]
@@ -25,7 +26,7 @@ def ledger_path(folder: Path, config: SiteConfig) -> Path:
     return config.ledger.path or folder / "ledger.db"
 
 
-def open_ledger(folder: Path, config: SiteConfig) -> Ledger:
+def open_ledger(folder: Path, config: SiteConfig, disk: Disk = DISK) -> Ledger:
     """The ledger of this site. Raises StateError; a missing one is never replaced."""
     path = ledger_path(folder, config)
     if config.ledger.path is not None and not path.exists() and not key_path(path).exists():
@@ -33,7 +34,7 @@ def open_ledger(folder: Path, config: SiteConfig) -> Ledger:
             f"{path}: the privacy ledger of the site file (ledger.path) is not there; if this "
             "hospital has none yet, run: primia-worker ledger init, else restore it from a backup"
         )
-    return Ledger(path)
+    return Ledger(path, disk=disk)
 
 
 def init_ledger(folder: Path, config: SiteConfig) -> Path:
@@ -68,14 +69,19 @@ def site_key(folder: Path, config: SiteConfig) -> SiteKey:
     path = key_path(ledger_path(folder, config))
     if not path.exists():
         with open_ledger(folder, config) as ledger:
-            if any(row.cohort or row.withdrawn for row in ledger.entries()):
-                raise StateError(
-                    f"{path}: the key of the ledger's fingerprints is missing; restore it from a "
-                    "backup, because without it nobody knows which patients were charged"
-                )
+            check_key_is_new(path, ledger)
         keyfile.store_once(path, os.urandom(KEY_BYTES))
     keyfile.check_private(path)
     return SiteKey(keyfile.load(path))
+
+
+def check_key_is_new(path: Path, ledger: Ledger) -> None:
+    """Raise StateError when the ledger holds fingerprints, so that a key was here and is lost."""
+    if any(row.cohort or row.withdrawn for row in ledger.entries()):
+        raise StateError(
+            f"{path}: the key of the ledger's fingerprints is missing; restore it from a "
+            "backup, because without it nobody knows which patients were charged"
+        )
 
 
 @dataclass(frozen=True)
@@ -107,9 +113,9 @@ def members_of(manifest: Manifest, key: SiteKey) -> Members:
 
 
 def totals(
-    ledger: Ledger, members: Members, plan: StudyPlan, identity: SiteIdentity, delta: float
+    ledger: Ledger, members: Members | None, plan: StudyPlan, identity: SiteIdentity, delta: float
 ) -> tuple[float, float]:
-    """ε of the patient who has shown most: now, and after all rounds of `plan`.
+    """ε of the patient (of `members`, or of all) who has shown most: now, and after all rounds.
 
     Once a round of the plan is charged, the rest of it is not added: its own filter decides then.
     """

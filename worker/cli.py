@@ -30,6 +30,7 @@ State = Annotated[
 Config = Annotated[Path, typer.Option("--config", help="The site file, YAML.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 HERE = Path("worker-state")
+SITE = Path("site.yaml")
 
 app.add_typer(plan_commands.app, name="plan")
 app.add_typer(ledger_commands.app, name="ledger")
@@ -72,7 +73,7 @@ def enrol(
     out.print(f"[green]enrolled[/] as {identity.site} at {identity.address}", soft_wrap=True)
     out.print(f"authority {found}", soft_wrap=True)
     out.print(
-        f"kept in {state.resolve()}; next: primia-worker check --config site.yaml, then: "
+        f"kept in {state.resolve()}; next: primia-worker doctor, then: "
         "primia-worker plan show --config site.yaml",
         soft_wrap=True,
     )
@@ -103,23 +104,44 @@ def run_(
 
 
 @app.command()
-def check(config: Config, state: State = HERE, json: Json = False) -> None:
-    """Would this site start? Identity, link, plan against caps, films; says what fails."""
-    from worker.check import check_site, checks_table
+def doctor(
+    config: Annotated[Path, typer.Option("--config", help="The site file, YAML.")] = SITE,
+    state: State = HERE,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show every check, not only what is to do.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Would this site take part? Looks at everything, changes nothing, says what to mend.
 
-    found = check_site(state, config)
+    Works before enrolment, and beside the running worker. Ends with 0 when nothing has to be
+    mended, else with 1.
+    """
+    import os
+    import sys
+
+    from primia.logs import quiet
+    from worker.doctor.examine import examine
+    from worker.doctor.report import as_json, must_mend, render
+
+    quiet()
+    visit = examine(state, config)
     if json:
-        print_json([c.as_dict() for c in found])
+        print_json(as_json(visit))
     else:
-        out.print(checks_table(found))
-    if not all(c.ok for c in found):
+        for part in render(visit, verbose=verbose):
+            out.print(part)
+    if visit.slow:  # a thread that hangs would keep the process
+        sys.stdout.flush()
+        os._exit(int(must_mend(visit)))
+    if must_mend(visit):
         raise typer.Exit(1)
 
 
 @app.command()
 def budget(config: Config, state: State = HERE, json: Json = False) -> None:
     """What the ledger holds: ε spent, the cap, every charge."""
-    from worker.check import budget_json, budget_table
+    from worker.budget import budget_json, budget_table
 
     found = budget_json(state, config)
     if json:

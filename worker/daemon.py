@@ -16,8 +16,8 @@ import torch
 
 from primia import __version__
 from primia.config.plan import StudyPlan
-from primia.config.site import Compute, SiteConfig, load_site
-from primia.errors import StateError, Unreachable
+from primia.config.site import SiteConfig, load_site
+from primia.errors import Unreachable
 from primia.federation.optimiser import pack_weights
 from primia.learning.insecure import refuse_simulation_settings
 from primia.learning.models import build_for, flatten
@@ -31,6 +31,7 @@ from primia.types import Digest
 from primia.wire.client import FederationClient
 from worker import metrics
 from worker.books import open_ledger
+from worker.devices import devices_of
 from worker.gate import ApprovalGate
 from worker.home import SiteIdentity, load
 from worker.learning import FilmLearning
@@ -130,7 +131,7 @@ def _take_part(
     parameters, model_bytes = _model_size(plan)
     blobs = Blobs(folder / "blobs")
     blobs.sweep()
-    vectors, devices = contribution(plan, parameters), _devices(config.compute)
+    vectors, devices = contribution(plan, parameters), devices_of(config.compute)
     work = LocalWork(
         plan=plan,
         contribution=vectors,
@@ -155,20 +156,6 @@ def _model_size(plan: StudyPlan) -> tuple[int, int]:
     """Weights of the plan's network, and bytes of a model on the wire."""
     weights = flatten(build_for(plan.model))
     return weights.size, len(pack_weights(weights))
-
-
-def _devices(compute: Compute) -> tuple[str, ...]:
-    """Where each process trains. Raises StateError when the GPUs asked for are not here."""
-    wanted, processes, here = compute.device, compute.processes, torch.cuda.device_count()
-    if wanted == "cpu" or (wanted == "auto" and not here):
-        return ("cpu",) * processes
-    first = int(wanted.partition(":")[2] or 0)
-    if first + processes > here:
-        raise StateError(
-            f"compute: device {wanted} with {processes} process(es) needs GPUs {first} to "
-            f"{first + processes - 1}, and {here} are here; ask for fewer, or use cpu"
-        )
-    return tuple(f"cuda:{first + i}" for i in range(processes))
 
 
 def _until_answered(call: Callable[[], T], stop: threading.Event) -> T | None:

@@ -31,6 +31,7 @@ from primia.identity.certificate import (
 from primia.identity.enrolment import Enrolled
 from primia.identity.invitation import Invitation, read_code
 from primia.privacy.ledger import Ledger
+from primia.storage.disk import DISK, Disk
 from primia.storage.folder import StateFolder
 from primia.types import SiteId
 from primia.wire.channel import ClientTls
@@ -162,18 +163,22 @@ def _start_books(folder: Path, invitation: Invitation, enrolled: Enrolled, *, ne
         keyfile.store(folder / "split.key", os.urandom(32))
 
 
-def load(folder: Path) -> SiteIdentity:
-    """Read the identity back and check it. Raises IdentityError or StateError."""
+def load(folder: Path, disk: Disk = DISK, *, private: bool = True) -> SiteIdentity:
+    """Read the identity back and check it. Raises IdentityError or StateError.
+
+    private: refuse a key that is open to others.
+    """
     if not is_enrolled(folder):
         raise StateError(f"{folder}: {_EMPTY}{folder}")
-    state = WorkerState(folder)
+    state = WorkerState(folder, disk=disk)
     address, site = state.noted("address"), state.noted("site")
     state.close()
     if address is None or site is None:
         raise StateError(f"{folder}: {_EMPTY}{folder}")
     roots = roots_from_pem(keyfile.load(folder / "identity" / "authority.pem"))
     certificate = from_pem(keyfile.load(folder / "identity" / "site.pem"))
-    key = keyfile.load_key(folder / "identity" / "site.key")
+    path = folder / "identity" / "site.key"
+    key = keyfile.load_key(path) if private else keyfile.key_from_pem(keyfile.load(path))
     check_key(certificate, key)
     issuer = issuer_of(certificate, roots)
     identity = check_issued(certificate, issuer, role=Role.SITE, now=datetime.now(UTC))

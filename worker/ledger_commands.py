@@ -40,7 +40,7 @@ def init(config: Config = SITE, state: State = HERE) -> None:
 @app.command()
 def show(config: Config = SITE, state: State = HERE, json: Json = False) -> None:
     """ε spent and left, and every charge."""
-    from worker.check import budget_json, budget_table
+    from worker.budget import budget_json, budget_table
 
     found = budget_json(state, config)
     if json:

@@ -70,6 +70,21 @@ def is_dicom(head: bytes) -> bool:
     return head[128:132] == b"DICM"
 
 
+def missing_decoders() -> tuple[Defect, ...]:
+    """What is not installed here of what decodes DICOM films, each with its remedy."""
+    try:
+        from pydicom.pixels.decoders.base import get_decoder
+        from pydicom.uid import UID
+    except ImportError:
+        return (Defect.NO_DICOM,)
+    missing = [
+        defect
+        for syntax, (plugin, defect) in _DECODERS.items()
+        if plugin not in get_decoder(UID(syntax)).available_plugins
+    ]
+    return tuple(dict.fromkeys(missing))
+
+
 def decode(raw: bytes, size: int, *, any_view: bool = False) -> Picture | Defect:
     """A film as (size, size) uint8 with bright bones, or what is wrong with it.
 

@@ -47,8 +47,8 @@ def read_folder(
     if others:
         warnings.append(f"{others} sub-folders are no class of the plan and were left out")
     found = [(film, label) for label, name in enumerate(classes) if name in folders
-             for film in _files_below(folders[name])]  # fmt: skip
-    films = [(film, label) for film, label in found if _is_film(film)]
+             for film in files_below(folders[name])]  # fmt: skip
+    films = [(film, label) for film, label in found if is_film(film)]
     if len(found) > len(films):
         warnings.append(f"{len(found) - len(films)} files are no DICOM, PNG or JPEG: left out")
     if not films:
@@ -81,7 +81,7 @@ def read_csv(
     listed: list[Listed] = []
     lines: dict[Path, int] = {}
     for row in select_site(table, source).rows:
-        path = _inside(root, table.cell(row, file))
+        path = inside(root, table.cell(row, file))
         if path is None:
             raise DataError(
                 f"{table.path}, line {row.line}: the file lies outside the CSV's folder; move it in"
@@ -148,7 +148,9 @@ def subfolders(base: Path) -> list[Path]:
         raise _unreadable(base, err) from err
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path) -> Iterator[Path]:
+    """Files in a folder and those in it, in order, without hidden ones. Raises DataError."""
+
     def refuse(err: OSError) -> None:
         raise _unreadable(folder.parent, err) from err
 
@@ -163,7 +165,8 @@ def _unreadable(folder: Path, err: OSError) -> DataError:
     )
 
 
-def _is_film(path: Path) -> bool:
+def is_film(path: Path) -> bool:
+    """Is it called a film, or does it begin like one?"""
     return path.suffix.lower() in SUFFIXES or form_of(path) != ""
 
 
@@ -220,7 +223,7 @@ def _posix(cell: str) -> PurePosixPath:
     return PurePosixPath(cell.replace("\\", "/"))
 
 
-def _inside(root: Path, cell: str) -> Path | None:
+def inside(root: Path, cell: str) -> Path | None:
     """The film's real path, or None when it leaves `root` by .., a link or an absolute path."""
     if "\0" in cell:
         return None

@@ -23,7 +23,7 @@ def rows_that_fit(attached: Attached, inputs: torch.Tensor) -> int:
     Counts what the forward pass saves for made-up rows, as much again for gradients, and the
     per-sample gradients of the layers that hold them.
     """
-    free = _free_bytes(inputs.device)
+    free = free_bytes(inputs.device)
     fit = max(1, int(free * _SHARE / bytes_per_row(attached, inputs)))
     return min(_MOST, 1 << (fit.bit_length() - 1))
 
@@ -50,7 +50,7 @@ def bytes_per_row(attached: Attached, inputs: torch.Tensor) -> int:
     return max(1, 2 * sum(saved.values()) // _ROWS + held)
 
 
-def _free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
     """Memory that this process may still take: of the GPU, or of the machine or its container."""
     if device.type == "cuda":
         free: int = torch.cuda.mem_get_info(device)[0]

@@ -28,6 +28,7 @@ class Database:
         Raises StateError: damaged, unwritable, or written by a newer primia.
         """
         self.path = path
+        self._disk = disk
         self._lock = threading.RLock()
         self._open = False
         try:
@@ -70,8 +71,7 @@ class Database:
     def _keep_beside(self, version: int) -> None:
         """A copy of the file as the older primia left it, for who has to go back to that one."""
         copy = self.path.with_name(f"{self.path.name}.schema-{version}")
-        copy.touch(mode=0o600)
-        with closing(sqlite3.connect(copy)) as target:
+        with closing(self._disk.connect(copy, BUSY_S, one_thread=False)) as target:
             self._link.backup(target)
 
     @contextmanager

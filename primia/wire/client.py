@@ -109,6 +109,7 @@ class FederationClient:
             succession=Succession(reply.succession.authority, reply.succession.endorsement)
             if reply.HasField("succession")
             else None,
+            clock=reply.clock or None,  # an older coordinator does not say
         )
 
     def last_heads(self, seen: Countersigned | None) -> SignedHeads | None:

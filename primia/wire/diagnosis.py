@@ -45,6 +45,13 @@ def diagnose(address: str, tls: ClientTls, *, timeout_s: float = TIMEOUT_S) -> P
 
     IdentityError where a person must look at certificates, else Unreachable.
     """
+    return probe(address, tls, timeout_s=timeout_s) or Unreachable(
+        f"the connection to {address} broke; the coordinator answers again, so try again"
+    )
+
+
+def probe(address: str, tls: ClientTls, *, timeout_s: float = TIMEOUT_S) -> PrimiaError | None:
+    """What is wrong with the way to the coordinator (as `diagnose`), or None: it answers."""
     try:
         raw = dial(address, timeout_s=timeout_s)
     except Unreachable as err:
@@ -184,7 +191,7 @@ def _context(tls: ClientTls) -> ssl.SSLContext:
     return context
 
 
-def _first_bytes(address: str, tls: ClientTls, link: ssl.SSLSocket) -> PrimiaError:
+def _first_bytes(address: str, tls: ClientTls, link: ssl.SSLSocket) -> PrimiaError | None:
     """In TLS 1.3 our side of the handshake ends before the server has judged our certificate."""
     served = link.getpeercert(binary_form=True) or b""
     link.settimeout(_FIRST_BYTES_S)
@@ -195,9 +202,7 @@ def _first_bytes(address: str, tls: ClientTls, link: ssl.SSLSocket) -> PrimiaErr
     except OSError:  # an alert (ssl.SSLError) or a reset
         answered = False
     if answered:
-        return Unreachable(
-            f"the connection to {address} broke; the coordinator answers again, so try again"
-        )
+        return None
     if identity_of(from_pem(tls.certificate)).role is Role.ENROL:
         return IdentityError(
             f"the coordinator at {address} does not know this invitation: it was withdrawn, has "

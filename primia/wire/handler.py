@@ -42,6 +42,7 @@ class StudyBundle:
     coordinator: bytes
     sites: tuple[bytes, ...]
     succession: Succession | None = None  # while two authorities are valid
+    clock: float | None = field(default=None, compare=False)  # the coordinator's, when it answered
 
 
 @dataclass(frozen=True)

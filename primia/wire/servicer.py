@@ -172,6 +172,7 @@ class FederationServicer(federation_pb2_grpc.FederationServicer):
             else pb.Succession(
                 authority=study.succession.authority, endorsement=study.succession.endorsement
             ),
+            clock=self._now().timestamp(),
         )
 
     @_only(Role.SITE)

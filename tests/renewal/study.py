@@ -23,9 +23,11 @@ from coordinator.upkeep import Upkeep
 from primia.config import canonical_bytes, plan_digest
 from primia.config.plan import StudyPlan
 from primia.identity import keyfile
+from primia.identity.signing import sign
 from primia.storage.blobs import Blobs
 from primia.types import Digest, SiteId
 from primia.wire.client import FederationClient
+from primia.wire.labels import PLAN_LABEL
 from primia.wire.server import serve
 from tests.attacks.hospitals import NAMES, plan
 from worker import home as worker_home
@@ -63,6 +65,9 @@ class IdleDriver:
 
     def upload_limit(self, *_: Any) -> int:
         return 1 << 30
+
+    def holds_update(self, *_: Any) -> bool:
+        return False
 
     def progress(self, _site: SiteId) -> None: ...
 
@@ -131,7 +136,9 @@ class Study:
             home.initialise(self.home, PLAN.study)
         self.state = CoordinatorState(self.home)
         none = Digest("0" * 64)
-        signed = PinnedStudy(canonical_bytes(PLAN), b"signature", plan_digest(PLAN), 10)
+        data = canonical_bytes(PLAN)
+        signature = sign(home.coordinator_key(self.home), PLAN_LABEL, data)
+        signed = PinnedStudy(data, signature, plan_digest(PLAN), 10)
         self.state.pin_study(signed, ModelRow(0, none, none, None))
         self.workers: dict[SiteId, Worker] = {}
         self._ends = contextlib.ExitStack()

@@ -159,9 +159,9 @@ MEMORY = """
 from worker.limits import hold_memory, memory_told
 from primia.errors import PolicyRefused
 import torch
-from primia.learning.memory import _free_bytes
+from primia.learning.memory import free_bytes
 hold_memory(3)
-assert _free_bytes(torch.device("cpu")) <= 3 << 30
+assert free_bytes(torch.device("cpu")) <= 3 << 30
 kept = torch.ones(1 << 20)
 try:
     with memory_told():
@@ -185,11 +185,11 @@ def test_other_errors_are_not_taken_for_want_of_memory() -> None:
 
 
 def test_a_site_that_says_cpu_never_touches_a_gpu() -> None:
-    from worker.daemon import _devices
+    from worker.devices import devices_of
 
     with patch("torch.cuda.device_count", return_value=4):
-        assert _devices(Compute(device="cpu", processes=2)) == ("cpu", "cpu")
-        assert _devices(Compute(device="cuda:2")) == ("cuda:2",)
+        assert devices_of(Compute(device="cpu", processes=2)) == ("cpu", "cpu")
+        assert devices_of(Compute(device="cuda:2")) == ("cuda:2",)
 
 
 @pytest.mark.parametrize(

@@ -26,18 +26,20 @@ class GetStudyRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StudyReply(_message.Message):
-    __slots__ = ("plan", "signature", "coordinator", "sites", "succession")
+    __slots__ = ("plan", "signature", "coordinator", "sites", "succession", "clock")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     COORDINATOR_FIELD_NUMBER: _ClassVar[int]
     SITES_FIELD_NUMBER: _ClassVar[int]
     SUCCESSION_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_FIELD_NUMBER: _ClassVar[int]
     plan: bytes
     signature: bytes
     coordinator: bytes
     sites: _containers.RepeatedScalarFieldContainer[bytes]
     succession: Succession
-    def __init__(self, plan: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., coordinator: _Optional[bytes] = ..., sites: _Optional[_Iterable[bytes]] = ..., succession: _Optional[_Union[Succession, _Mapping]] = ...) -> None: ...
+    clock: float
+    def __init__(self, plan: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., coordinator: _Optional[bytes] = ..., sites: _Optional[_Iterable[bytes]] = ..., succession: _Optional[_Union[Succession, _Mapping]] = ..., clock: _Optional[float] = ...) -> None: ...
 
 class Succession(_message.Message):
     __slots__ = ("authority", "endorsement")
