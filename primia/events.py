@@ -217,6 +217,7 @@ LOG: Mapping[str, LogEvent] = MappingProxyType(
         "plan_fits": LogEvent(WORKER, "signature, pin and caps hold; the ε it costs"),
         "waiting_for_approval": LogEvent(WORKER, "what people have yet to approve"),
         "approved": LogEvent(WORKER, "the approval is in force, and whose it is"),
+        "outside_hours": LogEvent(WORKER, "trains nothing until the hours its site file allows"),
         "films": LogEvent(WORKER, "a warning about the films as a whole"),
         "delta_too_large": LogEvent(WORKER, "the plan's δ is not small for this cohort"),
         "processes_unused": LogEvent(WORKER, "more processes than the plan can use"),

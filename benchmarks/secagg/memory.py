@@ -70,11 +70,15 @@ class Driver:
 
     def __init__(self, machine: CoordinatorRound) -> None:
         self._machine = machine
+        self.terms = machine.terms.round  # names the plan
         self._lock = threading.Lock()
 
     def update_arrived(self, site: SiteId, _: RoundId, packed: Packed, digest: Digest) -> None:
         with self._lock:
             self._machine.handle(UpdateArrived(site, packed, digest), 0.0)
+
+    def holds_update(self, *_: Any) -> bool:
+        return False
 
     def upload_limit(self, *_: Any) -> int:
         return self._machine.terms.layout.wire_bytes
@@ -85,7 +89,14 @@ class Driver:
 class State:
     """Takes every site for enrolled."""
 
+    audit = None  # nobody is refused
+
     def check_site(self, *_: Any) -> None: ...
+
+    def check_standing(self, *_: Any) -> None: ...
+
+    def struck(self) -> set[SiteId]:
+        return set()
 
 
 def _coordinate(folder: Path, sites: int, length: int, wire_bits: int) -> None:
