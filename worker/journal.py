@@ -91,7 +91,7 @@ class JournalBook:
                 _add(db, instruction)
 
     def add(self, instruction: Instruction) -> None:
-        """Keep one more instruction; a repeat of the last one is kept once."""
+        """Keep one more instruction."""
         with self._db.transaction() as db:
             _add(db, instruction)
 
@@ -115,19 +115,24 @@ class JournalBook:
         """Forget the secrets of an attempt, on disk too; harmless when there are none."""
         with self._db.transaction() as db:
             known = db.execute("SELECT 1 FROM journal WHERE attempt = ?", (attempt,)).fetchone()
-            if known:
-                _clear(db)
+        if known:
+            self.forget()
+
+    def forget(self) -> None:
+        """Forget the secrets of whatever attempt there is."""
+        with self._db.transaction() as db:
+            known = _clear(db)
         if known:
             self._db.scrub()
 
 
-def _clear(db: Any) -> None:
-    db.execute("DELETE FROM journal")
-    db.execute("DELETE FROM journal_steps")
+def _clear(db: Any) -> bool:
+    """Whether there was anything."""
+    steps = db.execute("DELETE FROM journal_steps").rowcount
+    return bool(db.execute("DELETE FROM journal").rowcount + steps)
 
 
 def _add(db: Any, instruction: Instruction) -> None:
-    data = instruction_to_bytes(instruction)
-    last = db.execute("SELECT instruction FROM journal_steps ORDER BY step DESC LIMIT 1").fetchone()
-    if last is None or last["instruction"] != data:
-        db.execute("INSERT INTO journal_steps (instruction) VALUES (?)", (data,))
+    db.execute(
+        "INSERT INTO journal_steps (instruction) VALUES (?)", (instruction_to_bytes(instruction),)
+    )

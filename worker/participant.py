@@ -220,6 +220,7 @@ class Participant:
                 if news.study_over is not None:
                     self._to_countersign = True  # the last attempt's end may not have been told
                     self._countersign()
+                    self._state.journal.forget()
                     log.info("study_over", reason=news.study_over)
                     return True
                 if news.instruction is not None:
@@ -280,8 +281,10 @@ class Participant:
             if machine.phase is SitePhase.FRESH and not isinstance(instruction, Train):
                 # We were restarted after Ready: the stored update is offered again first.
                 self._carry_out(machine, machine.handle(Train(instruction.round)))
+            before = machine.phase
             commands = machine.handle(instruction)
-            self._keep(instruction)
+            if machine.phase is not before:  # a repeat is on record, and answered from memory
+                self._keep(instruction)
             self._carry_out(machine, commands)
         except (PolicyRefused, PeerError, DataError, IdentityError) as err:
             if isinstance(err, IdentityError) and not isinstance(instruction, ShareSecrets):
@@ -298,7 +301,8 @@ class Participant:
     def _begin(self, round_id: RoundId) -> SiteRound:
         """A machine for an attempt; what was promised before comes from disk.
 
-        One that this site was in when it crashed goes on where it was.
+        One that this site was in when it crashed goes on where it was. One that it left for
+        another is not gone back to: its update may have been replaced since.
         """
         self._round, self._update, self._session = None, None, b""
         check_round(round_id, self._work.plan)
@@ -309,7 +313,7 @@ class Participant:
                 return self._resume(journal)
             except (PeerError, PolicyRefused, StateError) as err:
                 log.error("round_not_resumed", round=round_id.number, reason=str(err))
-                self._state.journal.close(round_id.attempt)
+        self._state.journal.forget()
         self._update = self._work.reusable(round_id)
         self._seed = self._entropy(SEED_BYTES)
         self._signed_before = None if self._update is None else self._update.signed
@@ -327,6 +331,9 @@ class Participant:
         for instruction in journal.instructions:
             machine.handle(instruction)
             self._session = getattr(instruction, "session", self._session)
+        signed = self._state.promised(journal.round.attempt, "SurvivorsSigned")
+        if signed and machine.phase not in (SitePhase.SIGNED, SitePhase.REVEALED):
+            raise StateError("its record is older than what this site has signed in it")
         log.info("round_resumed", round=journal.round.number, attempt=journal.round.attempt)
         return machine
 
@@ -350,19 +357,22 @@ class Participant:
         )
 
     def _keep(self, instruction: Instruction) -> None:
-        """Make an accepted instruction durable before its answer leaves; from the keys on."""
+        """Make an accepted instruction durable before its answer leaves; from the keys on.
+
+        Only when it is new: a journal that was begun anew with keys in use would take this site
+        back to them, to mask among others.
+        """
         if isinstance(instruction, AdvertiseKeys):
             assert self._update is not None  # Ready was said
-            if self._state.journal.of(instruction.round) is None:
-                self._state.journal.open(
-                    Journal(
-                        instruction.round,
-                        self._seed,
-                        self._update.id,
-                        self._signed_before,
-                        (instruction,),
-                    )
+            self._state.journal.open(
+                Journal(
+                    instruction.round,
+                    self._seed,
+                    self._update.id,
+                    self._signed_before,
+                    (instruction,),
                 )
+            )
         elif not isinstance(instruction, Train):
             self._state.journal.add(instruction)
 
@@ -435,7 +445,9 @@ class Participant:
     def _refuse(self, round_id: RoundId, err: PrimiaError) -> None:
         log.error("round_left", round=round_id.number, attempt=round_id.attempt, reason=str(err))
         self._note_left(round_id, err)
-        self._state.journal.close(round_id.attempt)  # the machine has forgotten its secrets, too
+        if self._round is not None and self._round.round == round_id:
+            self._round.leave()
+        self._state.journal.close(round_id.attempt)
         update = self._update
         if isinstance(err, PromisedElsewhere) and round_id.kind is RoundKind.RETRAIN:
             # The sites it was promised to did not come back, and it may join no other sum; the

@@ -181,6 +181,10 @@ class SiteRound:
             return [Forget()]
         return self._instructed(event)
 
+    def leave(self) -> None:
+        """Take no further part: every secret is forgotten, what comes later is refused."""
+        self._forget(SitePhase.REFUSED)
+
     def _instructed(self, instruction: Instruction) -> list[Command]:
         kind = type(instruction)
         if kind in self._answers:
