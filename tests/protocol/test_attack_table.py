@@ -22,8 +22,9 @@ def existing() -> dict[str, bool]:
     return found
 
 
-def test_the_table_has_its_27_rows_and_each_names_a_test():
-    assert [int(row.split("|")[1]) for row in ROWS] == list(range(1, 28))
+def test_the_tables_rows_are_numbered_and_each_names_a_test():
+    assert [int(row.split("|")[1]) for row in ROWS] == list(range(1, len(ROWS) + 1))
+    assert len(ROWS) >= 28
     assert all("`test_" in row for row in ROWS)
 
 
