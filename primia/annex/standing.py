@@ -69,7 +69,7 @@ MEASURES = (
     (
         "pseudonyms",
         "patients as keyed fingerprints (HMAC-SHA256), the key at the hospital",
-        "docs/operations.md",
+        "docs/privacy-accounting.md",
     ),
     (
         "records that cannot be changed unseen",
@@ -79,12 +79,12 @@ MEASURES = (
     (
         "hostile files",
         "films decoded in child processes with limits of memory and time",
-        "docs/operations.md",
+        "docs/films.md",
     ),
     (
         "least rights",
         "user of its own, read-only system, no inbound port (systemd unit, containers)",
-        "docs/operations.md",
+        "docs/install.md",
     ),
     ("disk encryption, access to the machine, backup, staff", "", ""),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -121,6 +122,12 @@ def test_every_cap_of_the_site_file_is_shown_and_no_path_of_it() -> None:
     assert all(f"caps.{key}" in said for key in SITE.caps.model_dump())
     assert str(SITE.data.path) not in said
     assert SITE.data.path.name not in said
+
+
+def test_each_document_that_the_annex_refers_to_exists(plan: StudyPlan) -> None:
+    named = set(re.findall(r"docs/[\w-]+\.md", text(plan)))
+    assert len(named) >= 5
+    assert all((ROOT / name).exists() for name in named)
 
 
 def test_there_is_a_line_to_sign_for_each_approver(plan: StudyPlan) -> None:
