@@ -35,7 +35,7 @@ from primia.wire.server import serve
 
 log = structlog.get_logger()
 
-STAY_S = 45.0  # after the last round, so that every site hears that the study is over
+STAY_S = 60.0  # at most, after the last round, so that every site hears that the study is over
 
 
 def start(

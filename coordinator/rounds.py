@@ -251,9 +251,12 @@ class RoundDriver:
             )
 
     def everyone_knows(self) -> bool:
-        """Whether every site that is there has heard that the study is over."""
+        """Whether every enrolled site has heard that the study is over.
+
+        Those that are away, too: one that was killed a moment ago is on its way back.
+        """
         with self._changed:
-            return self._present() <= self._told_over
+            return self._invited() <= self._told_over
 
     def position(self) -> Position | None:
         """Where the open attempt stands, for display; None between two."""
