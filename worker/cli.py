@@ -120,6 +120,8 @@ def doctor(
     import os
     import sys
 
+    from rich.text import Text
+
     from primia.logs import quiet
     from worker.doctor.examine import examine
     from worker.doctor.report import as_json, must_mend, render
@@ -130,7 +132,7 @@ def doctor(
         print_json(as_json(visit))
     else:
         for part in render(visit, verbose=verbose):
-            out.print(part)
+            out.print(part, soft_wrap=isinstance(part, Text))  # commands stay whole
     if visit.slow:  # a thread that hangs would keep the process
         sys.stdout.flush()
         os._exit(int(must_mend(visit)))

@@ -41,8 +41,30 @@ def checked_plan(
 ) -> StudyPlan:
     """The plan, if signature and caps hold; it is pinned when people approve it.
 
-    Raises IdentityError (signature, certificate), ConfigError (unreadable), PolicyRefused (caps,
-    or another plan than the one this folder has worked for).
+    Raises as `signed_plan`, and PolicyRefused (caps, or another plan than the one this folder has
+    worked for).
+    """
+    plan = signed_plan(bundle, identity)
+    try:
+        spent = check_plan(plan, caps, identity.site)
+        state.check_plan(plan_digest(plan))
+    except PolicyRefused as err:
+        state.audit.append("plan_declined", reason=str(err))
+        raise
+    log.info(
+        "plan_fits",
+        study=plan.study,
+        plan=plan_digest(plan),
+        epsilon="no privacy" if spent is None else round(spent, 3),
+    )
+    return plan
+
+
+def signed_plan(bundle: StudyBundle, identity: SiteIdentity) -> StudyPlan:
+    """The plan as the coordinator signed it, not yet held against anything of this site.
+
+    Raises IdentityError (signature, certificate), ConfigError (unreadable), PolicyRefused (open
+    questions in it).
     """
     coordinator = from_pem(bundle.coordinator)
     issuer = issuer_of(coordinator, identity.roots)
@@ -57,18 +79,6 @@ def checked_plan(
         raise IdentityError(f"the plan is for the study {plan.study!r}, the coordinator is {who}")
     if settle(plan) != plan:
         raise PolicyRefused("the plan leaves its noise open; the coordinator must settle it first")
-    try:
-        spent = check_plan(plan, caps, identity.site)
-        state.check_plan(plan_digest(plan))
-    except PolicyRefused as err:
-        state.audit.append("plan_declined", reason=str(err))
-        raise
-    log.info(
-        "plan_fits",
-        study=plan.study,
-        plan=plan_digest(plan),
-        epsilon="no privacy" if spent is None else round(spent, 3),
-    )
     return plan
 
 

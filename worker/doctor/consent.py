@@ -21,29 +21,44 @@ from worker.doctor.visit import Seen
 from worker.home import SiteIdentity
 from worker.renewal import follow
 from worker.state import WorkerState
-from worker.study import Peers, checked_plan
+from worker.study import Peers, signed_plan
+from worker.work import check_plan
 
 
-def plan(
-    folder: Path, config: SiteConfig, identity: SiteIdentity, bundle: StudyBundle, disk: Disk
-) -> Seen[StudyPlan]:
-    """Its signature, this site's caps, the keys of its peers. Raises IdentityError, PolicyRefused.
+def plan(folder: Path, identity: SiteIdentity, bundle: StudyBundle, disk: Disk) -> Seen[StudyPlan]:
+    """Its signature, and the keys of this site's peers. Raises IdentityError, PolicyRefused.
 
     disk: keeps no trace that it was looked at.
     """
     identity = follow(identity, bundle, now=datetime.now(UTC))
+    found = signed_plan(bundle, identity)
     state = WorkerState(folder, disk=disk)
     try:
-        found = checked_plan(bundle, identity, config.caps, state)
         Peers(identity, state).learn(bundle.sites, found)
     finally:
         state.close()
     noise = ", noise shared with the other sites" if is_distributed(found) else ""
+    groups = found.aggregation.groups
+    sums = f", summed in {groups} groups" if groups > 1 else ""
     return Seen(
         found,
         f"{found.study}: {found.rounds} rounds, {len(bundle.sites)} of {len(found.sites)} sites "
-        f"enrolled{noise}; within this site's caps",
+        f"enrolled{noise}{sums}",
     )
+
+
+def caps(
+    folder: Path, config: SiteConfig, identity: SiteIdentity, found: StudyPlan, disk: Disk
+) -> Seen[None]:
+    """The plan against what this site allows, and has worked for. Raises PolicyRefused."""
+    cost = check_plan(found, config.caps, identity.site)
+    state = WorkerState(folder, disk=disk)
+    try:
+        state.check_plan(plan_digest(found))
+    finally:
+        state.close()
+    price = "no bound, as this site allows" if cost is None else f"ε {cost:.3f} for a patient"
+    return Seen(None, f"the plan keeps within them: {price}")
 
 
 def approval(

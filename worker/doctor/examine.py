@@ -55,32 +55,35 @@ def examine(state: Path, config_file: Path, *, total_s: float = TOTAL_S) -> Visi
     )  # fmt: skip
     look("clock", "Set the clock", lambda: link.clock(_sure(answer)), needs=["coordinator"])
     plan = look(
-        "plan", "Settle the plan with the lead",
-        lambda: consent.plan(
-            state, _sure(config), _sure(identity), _sure(answer).bundle, disk
-        ),
-        needs=["coordinator", "site file"],
+        "plan", "Have the coordinator's operator mend the plan",
+        lambda: consent.plan(state, _sure(identity), _sure(answer).bundle, disk),
+        needs=["coordinator"],
+    )  # fmt: skip
+    look(
+        "caps", "Settle the plan with the lead",
+        lambda: consent.caps(state, _sure(config), _sure(identity), _sure(plan), disk),
+        needs=["plan", "site file"],
     )  # fmt: skip
     _machine(visit, state, config, plan)
     _films(visit, config)
     cohort = look(
         "cohort", "Mend the films of the cohort",
         lambda: films.cohort(state, _sure(config), _sure(plan), disk),
-        needs=["plan", "ledger"], limit_s=HEAVY_S, unless_slow=MANY_FILMS,
+        needs=["plan", "ledger", "site file"], limit_s=HEAVY_S, unless_slow=MANY_FILMS,
     )  # fmt: skip
     look(
         "approval", "Have people look at the plan and the films, and approve them",
         lambda: consent.approval(
             state, _sure(config), _sure(plan), None if cohort is None else cohort[0], disk
         ),
-        needs=["plan"] if visit.given_up("cohort") else ["cohort"],
+        needs=["caps"] if visit.given_up("cohort") else ["caps", "cohort"],
     )  # fmt: skip
     look(
         "budget", "Settle what these patients may still show",
         lambda: consent.budget(
             state, _sure(config), _sure(identity), _sure(plan), cohort, disk
         ),
-        needs=["plan", "ledger"],
+        needs=["caps", "ledger"],
     )  # fmt: skip
     return visit
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from primia.config.plan import StudyPlan
 from primia.config.site import DataSource, SiteConfig
 from primia.errors import DataError
+from primia.identity import keyfile
 from primia.imaging.dataset import Cohort
 from primia.imaging.dicom import missing_decoders
 from primia.imaging.manifest import KEY_BYTES, SiteKey
@@ -17,7 +18,7 @@ from primia.imaging.quarantine import any_dicom
 from primia.imaging.sample import sample
 from primia.imaging.sandbox import Sandbox
 from primia.storage.disk import Disk
-from worker.books import check_key_is_new, key_path, ledger_path, open_ledger, site_key
+from worker.books import check_key_is_new, key_path, ledger_path, open_ledger
 from worker.doctor.visit import Seen
 from worker.offer import read_cohort
 
@@ -86,7 +87,7 @@ def _key(folder: Path, config: SiteConfig, disk: Disk) -> SiteKey:
     """The key of this site's fingerprints; before the first approval, one that is thrown away."""
     path = key_path(ledger_path(folder, config))
     if path.exists():
-        return site_key(folder, config)
+        return SiteKey(keyfile.load(path))  # who may read it was asked before
     with open_ledger(folder, config, disk) as ledger:
         check_key_is_new(path, ledger)
     return SiteKey(os.urandom(KEY_BYTES))
