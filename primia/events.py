@@ -227,6 +227,9 @@ LOG: Mapping[str, LogEvent] = MappingProxyType(
         "instruction_refused_by_coordinator": LogEvent(WORKER, "an answer came too late or twice"),
         "working": LogEvent(WORKER, "local work for an attempt begins"),
         "update_reused": LogEvent(WORKER, "the stored update is offered again, uncharged"),
+        "update_of_other_films": LogEvent(
+            WORKER, "the stored update is not offered: the films changed since it was made"
+        ),
         "update_clipped": LogEvent(WORKER, "coordinates beyond the plan's encoding range"),
         "charged": LogEvent(WORKER, "an update is on the ledger; ε spent so far"),
         "update_sent": LogEvent(WORKER, "the masked update is at the coordinator"),

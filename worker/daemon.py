@@ -117,7 +117,13 @@ def _take_part(
     offer = make_offer(folder, config, identity, bundle, state, ledger)
     plan, cohort = offer.plan, offer.cohort
     check_books(ledger, state, offer.subject.plan, identity.site)
-    gate = ApprovalGate(state, offer.subject, ledger.withdrawals, config.caps.hours)
+    gate = ApprovalGate(
+        state,
+        offer.subject,
+        ledger.withdrawals,
+        config.caps.hours,
+        withdrawn=offer.withdrawn,
+    )
     if not gate.wait(stop, renewal.keep):
         return False
     peers = Peers(identity, state)
@@ -141,6 +147,7 @@ def _take_part(
         ledger=ledger,
         blobs=blobs,
         members=offer.members,
+        cohort=offer.subject.cohort,
         site=identity.site,
     )
     if len(devices) > 1 and is_distributed(plan):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
@@ -22,8 +22,8 @@ POLL_S = 1.0
 class ApprovalGate:
     """The approval of one plan and one cohort, which holds no withdrawn patient.
 
-    withdrawals: how many patients were withdrawn up to now; more than when the films were read
-    means that they have to be read again.
+    withdrawals: how many patients were withdrawn up to now; more than `withdrawn`, how many were
+    before the films were read, means that they have to be read again.
     """
 
     state: WorkerState
@@ -31,10 +31,7 @@ class ApprovalGate:
     withdrawals: Callable[[], int]
     hours: str | None = None  # when training may run, local time
     now: Callable[[], datetime] = datetime.now
-    _withdrawn: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_withdrawn", self.withdrawals())
+    withdrawn: int = 0
 
     def check(self) -> None:
         """Raise NotApproved unless the approval is in force, for these very films."""
@@ -58,7 +55,7 @@ class ApprovalGate:
 
     @property
     def _outdated(self) -> bool:
-        return self.withdrawals() != self._withdrawn
+        return self.withdrawals() != self.withdrawn
 
     def wait(self, stop: threading.Event, meanwhile: Callable[[], None] = lambda: None) -> bool:
         """Wait until the approval is in force, saying once what is missing; whether it is.

@@ -30,7 +30,8 @@ class Offer:
     """A plan that fits this site's caps and what is left of its budget, and the cohort for it.
 
     overlap: which patients other cohorts of the ledger hold already. spent: ε of the patient of
-    this cohort who has shown most; total: the same after all rounds.
+    this cohort who has shown most; total: the same after all rounds. withdrawn: how many patients
+    were withdrawn before the films were read, which may take an hour.
     """
 
     plan: StudyPlan
@@ -41,6 +42,7 @@ class Offer:
     overlap: Overlap
     spent: float
     total: float
+    withdrawn: int
 
 
 def make_offer(
@@ -58,6 +60,7 @@ def make_offer(
     """
     plan = checked_plan(bundle, identity, config.caps, state)
     key = site_key(folder, config)
+    withdrawn = ledger.withdrawals()
     cohort = read_cohort(folder, config, plan, key, ledger)
     manifest = cohort.manifest
     assert manifest is not None
@@ -72,7 +75,7 @@ def make_offer(
     overlap = ledger.overlap(members)
     spent, total = totals(ledger, members, plan, identity, config.caps.max_delta)
     check_budget(spent, total, config.caps, plan)
-    return Offer(plan, cohort, manifest, members, subject, overlap, spent, total)
+    return Offer(plan, cohort, manifest, members, subject, overlap, spent, total, withdrawn)
 
 
 def read_cohort(

@@ -9,6 +9,7 @@ import os
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -208,6 +209,7 @@ class Participant:
             return True
         while not self._stop.is_set():
             if not self._bound and not self._gate.is_open:
+                self._leave()
                 return False
             if self._round is None and not self._gate.in_hours:
                 return False
@@ -236,6 +238,18 @@ class Participant:
                 log.warning("instruction_refused_by_coordinator", reason=str(err))
                 pause.wait(self._stop, str(err))
         return True
+
+    def _leave(self) -> None:
+        """People here said no in the middle of a round: the others need not wait for us."""
+        machine, self._round = self._round, None
+        waited_for = (SitePhase.READY, SitePhase.ADVERTISED, SitePhase.SHARED)
+        if machine is None or machine.phase not in waited_for:
+            return
+        try:
+            self._gate.check()
+        except PolicyRefused as err:
+            with suppress(Stopped):
+                self._refuse(machine.round, err)
 
     @property
     def _bound(self) -> bool:
@@ -309,6 +323,7 @@ class Participant:
         self._state.check_model(round_id)
         journal = self._state.journal.of(round_id)
         if journal is not None:
+            self._work.check_resumable(self._state.update(journal.update))
             try:
                 return self._resume(journal)
             except (PeerError, PolicyRefused, StateError) as err:

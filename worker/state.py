@@ -62,6 +62,8 @@ _MIGRATIONS = [
     # Pins of before hold a certificate; it gives its key when it is next shown.
     "ALTER TABLE peers ADD COLUMN key TEXT",
     journal.SCHEMA,
+    # NULL for updates of before: nobody knows, so they are not offered again.
+    "ALTER TABLE updates ADD COLUMN cohort TEXT",
 ]
 
 
@@ -101,12 +103,14 @@ class StoredUpdate:
 
     keys_before: the last attempt that keys were made for when it was stored.
     signed: the survivors it was promised to, if any.
+    cohort: the approved films it was made of, by the digest of their manifest.
     """
 
     id: int
     digest: Digest
     keys_before: int
     signed: tuple[SiteId, ...] | None
+    cohort: Digest | None = None
 
 
 class WorkerState(Book):
@@ -219,20 +223,23 @@ class WorkerState(Book):
                 self.audit.append("peer_forgotten", site=site)
         return known
 
-    def add_update(self, round_id: RoundId, digest: Digest) -> StoredUpdate:
-        """Record an encoded contribution whose blob is durable."""
+    def add_update(
+        self, round_id: RoundId, digest: Digest, cohort: Digest | None = None
+    ) -> StoredUpdate:
+        """Record an encoded contribution, made of `cohort`, whose blob is durable."""
         keys_before = self.last_attempt()
         with self._db.transaction() as db:
             cursor = db.execute(
-                "INSERT INTO updates (plan, number, model, kind, digest, made_at, keys_before) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO updates "
+                "(plan, number, model, kind, digest, made_at, keys_before, cohort) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     round_id.plan, round_id.number, round_id.model, round_id.kind.value, digest,
-                    self._clock(), keys_before,
+                    self._clock(), keys_before, cohort,
                 ),
             )  # fmt: skip
         assert cursor.lastrowid is not None
-        return StoredUpdate(cursor.lastrowid, digest, keys_before, None)
+        return StoredUpdate(cursor.lastrowid, digest, keys_before, None, cohort)
 
     def update(self, number: int) -> StoredUpdate:
         """The contribution with this id, which `add_update` gave."""
@@ -414,7 +421,7 @@ class WorkerState(Book):
 
 def _stored(row: Any) -> StoredUpdate:
     signed = None if row["signed"] is None else tuple(json.loads(row["signed"]))
-    return StoredUpdate(row["id"], Digest(row["digest"]), row["keys_before"], signed)
+    return StoredUpdate(row["id"], Digest(row["digest"]), row["keys_before"], signed, row["cohort"])
 
 
 def _content(record: Record) -> dict[str, object]:

@@ -150,6 +150,7 @@ class LocalWork:
     ledger: Ledger
     blobs: Blobs
     members: Members | None = None  # whom it trains on; None: the ledger charges everybody
+    cohort: Digest | None = None  # the approved films, by the digest of their manifest
     site: SiteId | None = None
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
@@ -167,7 +168,7 @@ class LocalWork:
             if round_id.kind is not RoundKind.EVALUATE:
                 self._refuse_if_spent()
             vector = self.learning.contribute(round_id, fetch(round_id.model), on_step)
-            update = self.state.add_update(round_id, self.blobs.put(vector.tobytes()))
+            update = self.state.add_update(round_id, self.blobs.put(vector.tobytes()), self.cohort)
             self._forget_older(round_id.number)
         else:
             log.info("update_reused", round=round_id.number, attempt=round_id.attempt)
@@ -189,17 +190,19 @@ class LocalWork:
     def reusable(self, round_id: RoundId) -> StoredUpdate | None:
         """The stored update that an attempt at this round may offer, if there is one.
 
+        One that was made of other films than those approved now is retired: it may not have been
+        charged yet, and then these patients would pay for those.
+
         With noise of its own an update may join several attempts. With a share only, it joins one:
         two sums that differ in the other sites' updates would differ by their shares alone. So once
         keys were made, it is retired, and the next one is made and charged. Raises PolicyRefused
         when this site has signed for its sum, too: another one would count the model again.
         """
         update = self.state.update_for(round_id)
-        if update is None or round_id.kind is RoundKind.EVALUATE or not is_distributed(self.plan):
+        if update is None or not (self._of_other_films(update) or self._spent(round_id, update)):
             return update
-        last = self.state.last_attempt()
-        if last == update.keys_before or round_id.attempt <= last:
-            return update  # no keys were made since; or none are made for this attempt any more
+        if update.signed is not None and round_id.kind is RoundKind.EVALUATE:
+            return update  # those who signed with us wait for this one, and it is made only once
         if update.signed is not None and round_id.kind is RoundKind.TRAIN:
             raise PolicyRefused(
                 f"round {round_id.number}: this site has signed for a sum that counts this model; "
@@ -207,6 +210,27 @@ class LocalWork:
             )
         self.state.retire_update(update)
         return None
+
+    def check_resumable(self, update: StoredUpdate) -> None:
+        """Raise PolicyRefused when a round must not go on after a restart with this update.
+
+        One that this site has signed for goes on in any case: its sum may be known by now.
+        """
+        if update.signed is None and self._of_other_films(update):
+            raise PolicyRefused("the films of this site changed in the middle of the round")
+
+    def _of_other_films(self, update: StoredUpdate) -> bool:
+        if update.cohort == self.cohort:
+            return False
+        log.warning("update_of_other_films", remedy="none needed; it is not offered any more")
+        return True
+
+    def _spent(self, round_id: RoundId, update: StoredUpdate) -> bool:
+        """Whether it holds a share of noise and may have left in an earlier attempt."""
+        if round_id.kind is RoundKind.EVALUATE or not is_distributed(self.plan):
+            return False
+        last = self.state.last_attempt()
+        return last != update.keys_before and round_id.attempt > last
 
     def spent(self) -> float:
         """ε of the patient of this cohort who has shown most, at the site's own delta."""

@@ -247,3 +247,35 @@ def test_a_worker_killed_between_store_and_charge_charges_the_same_update_once(
     second, _ = west.work.prepare(again, model, lambda *_: None)
     assert np.array_equal(first, second)
     assert [row.update for row in west.ledger.rows()] == [update.digest]
+
+
+def test_a_patient_withdrawn_while_films_are_read_is_not_trained_on(
+    tmp_path: Path, site: SiteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from worker import offer as offers
+    from worker.approval import NotApproved, Person, approve
+    from worker.gate import ApprovalGate
+    from worker.state import WorkerState
+
+    where = folder(tmp_path, "first")
+    state = WorkerState(where)
+    monkeypatch.setattr(offers, "checked_plan", lambda *_: STUDY)
+
+    def offered(ledger: Any) -> ApprovalGate:
+        made = offers.make_offer(where, site, _Someone(), None, state, ledger)  # type: ignore[arg-type]
+        approve(state, made.subject, Person("Ada", "", "ada"))
+        return ApprovalGate(state, made.subject, ledger.withdrawals, withdrawn=made.withdrawn)
+
+    def withdrawn_meanwhile(*args: Any) -> Cohort:
+        read = read_cohort(*args)
+        withdraw_patient(where, site, "north-00003", "")
+        return read
+
+    with open_ledger(where, site) as ledger:
+        with monkeypatch.context() as patched:
+            patched.setattr(offers, "read_cohort", withdrawn_meanwhile)
+            gate = offered(ledger)
+        with pytest.raises(NotApproved, match="withdrawn since the films were read"):
+            gate.check()
+        offered(ledger).check()
+    state.close()
