@@ -105,3 +105,19 @@ def test_each_make_target_that_a_document_names_exists(page: Path) -> None:
     named = set(re.findall(r"(?:`|^)make ((?:[a-z][a-z-]* ?)+)", page.read_text(), flags=re.M))
     wanted = {word for words in named for word in words.split()}
     assert not wanted - targets
+
+
+def test_what_an_operator_sees_is_what_the_programs_say() -> None:
+    """The first column of "What to do when": each text in code marks is in the source."""
+    source = " ".join(
+        " ".join(re.sub(r'"\s*\n\s*f?"', "", path.read_text()).split())
+        for folder in ("primia", "worker", "coordinator")
+        for path in (ROOT / folder).rglob("*.py")
+    )
+    page = (ROOT / "docs" / "recovery.md").read_text()
+    table = page.split("## What to do when")[1].split("And what is decided")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("|")]
+    said = [text for row in rows for text in re.findall(r"`([^`]+)`", row)]
+    assert len(said) > 10
+    pieces = [p.strip() for text in said for p in re.split(r"…|\bN\b", text) if p.strip()]
+    assert [p for p in pieces if p not in source] == []
