@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from coordinator.reasons import AWAY
+from coordinator.reasons import AWAY, BENCHED
 from coordinator.state import AttemptRow
 from primia.types import SiteId
 
@@ -24,6 +24,11 @@ class Benched:
     site: SiteId
     missed: tuple[int, ...]
     was_away: bool
+
+    @property
+    def reason(self) -> str:
+        """For the record."""
+        return f"missed rounds {', '.join(map(str, sorted(self.missed)))}, and is not invited"
 
 
 def bench(
@@ -46,7 +51,7 @@ def bench(
         missed = _missed_in_a_row(attempts, site, readmitted.get(site, 0))[:most_missed]
         if len(missed) < most_missed:
             continue
-        was_away = all(reason == AWAY for _, reason in missed)
+        was_away = all(code == AWAY for _, code in missed)
         if not (was_away and site in present):
             found.append(Benched(site, tuple(number for number, _ in missed), was_away))
     return tuple(found) if len(invited) - len(found) >= quorum else ()
@@ -55,12 +60,16 @@ def bench(
 def _missed_in_a_row(
     attempts: Sequence[AttemptRow], site: SiteId, after: int
 ) -> list[tuple[int, str]]:
-    """(round, reason), newest first; rounds that it was not invited to do not count."""
+    """(round, code), newest first; rounds that it was not invited to do not count."""
     missed = []
     for attempt in reversed(attempts):
         if attempt.outcome != "committed" or attempt.round.attempt <= after:
             continue
         if site in attempt.contributors:
             break
-        missed += [(attempt.round.number, a.reason) for a in attempt.absent if a.site == site]
+        missed += [
+            (attempt.round.number, a.code)
+            for a in attempt.absent
+            if a.site == site and a.code != BENCHED
+        ]
     return missed

@@ -187,19 +187,21 @@ def rounds(state: State = HERE, json: Json = False) -> None:
 
     record, plan = _record(_open(state))
     if json:
-        print_json([asdict(a) for a in record.attempts])
+        scores = {m.number: m.scores and asdict(m.scores) for m in record.models}
+        # Of the model that the round started from: it is counted in the sum of the next round.
+        print_json([asdict(a) | {"scores": scores.get(a.number - 1)} for a in record.attempts])
     else:
         out.print(rounds_table(record, epsilon_by_round=epsilon_by_round(plan)))
 
 
 @app.command()
 def why(state: State = HERE, json: Json = False) -> None:
-    """What did not go well: site, phase, reason."""
-    from coordinator.show import absent_now, head_troubles, troubles, troubles_table
+    """What did not go well: site, phase, reason, and what to do about it."""
+    from coordinator.why import everything, text_of
 
     book = _open(state)
     record, _ = _record(book)
-    found = [*troubles(record), *absent_now(book, record), *head_troubles(book)]
+    found = everything(book, record)
     if json:
         print_json(found)
     elif not record.attempts and not found:
@@ -207,7 +209,7 @@ def why(state: State = HERE, json: Json = False) -> None:
     elif not found:
         out.print("[green]nothing[/] went wrong: every site was in every round")
     else:
-        out.print(troubles_table(found))
+        out.print(text_of(found))
 
 
 @app.command()

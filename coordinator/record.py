@@ -61,6 +61,7 @@ def _attempt(row: AttemptRow) -> Attempt:
         update_norm=row.update_norm,
         votes=row.votes,
         returned_to=row.returned_to,
+        code=row.code,
     )
 
 

@@ -1,4 +1,4 @@
-"""Refused callers on the audit log, in a way that they cannot fill the disk with."""
+"""Refused callers on the audit log and in `why`, in a way that they cannot fill the disk with."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from coordinator.reasons import CALL_REFUSED
+from coordinator.troubles import TroubleBook
 from primia.storage.audit_log import AuditLog
 
 APART_S = 60.0
@@ -18,8 +20,13 @@ class Refusals:
     clock: monotonic, in seconds.
     """
 
-    def __init__(self, audit: AuditLog, clock: Callable[[], float] = time.monotonic) -> None:
-        self._audit = audit
+    def __init__(
+        self,
+        audit: AuditLog,
+        troubles: TroubleBook,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._audit, self._troubles = audit, troubles
         self._clock = clock
         self._lock = threading.Lock()
         self._known: dict[tuple[str, str], tuple[float, int]] = {}  # last line, refusals since
@@ -39,3 +46,4 @@ class Refusals:
                 return  # so many at a time are one attack; the log has a thousand of its lines
             self._known[who] = (now, 0)
             self._audit.append("call_refused", caller=caller, reason=reason, left_out=left_out)
+            self._troubles.note(CALL_REFUSED, caller, reason, times=1 + left_out)

@@ -22,10 +22,16 @@ import structlog
 from coordinator import resuming
 from coordinator.agenda import Agenda
 from coordinator.bench import Benched, bench
-from coordinator.reasons import AWAY, reason_of
-from coordinator.state import (
+from coordinator.reasons import (
+    AWAY,
+    BENCHED,
     DISCARDED,
+    LATE_ANSWER,
+    NOT_ENOUGH,
     RESTARTED,
+    WORKER_RESTARTED,
+)
+from coordinator.state import (
     AttemptRow,
     CoordinatorState,
     ModelRow,
@@ -43,7 +49,7 @@ from primia.federation.optimiser import (
     unpack_state,
 )
 from primia.federation.robust import decode_groups, has_majority
-from primia.protocol.coordinator import CoordinatorRound
+from primia.protocol.coordinator import FINAL, CoordinatorRound
 from primia.protocol.events import (
     Abort,
     Answered,
@@ -51,6 +57,7 @@ from primia.protocol.events import (
     Commit,
     Dropped,
     Event,
+    Loss,
     Phase,
     Progress,
     RoundTerms,
@@ -140,6 +147,9 @@ class RoundDriver:
         self._opened_at = 0.0
         self._phase_since = clock()
         self._committed: RoundId | None = None  # the last one
+        self._on_bench: tuple[Benched, ...] = ()  # of the open attempt
+        self._anew: set[SiteId] = set()  # workers that were restarted in the open attempt
+        self._late: dict[SiteId, tuple[RoundId, str, float]] = {}  # where, and since when
         self._discarded: str | None = None  # why a sum that the machine released did not count
         self._aborts = 0
         self._discards = 0
@@ -160,11 +170,12 @@ class RoundDriver:
             self._round, self._ready = machine, {SiteId(s) for s in row.charged}
             self._shown = (machine.phase.value, machine.waiting_for)
             return
+        why = "the coordinator was restarted"
         everyone = [
-            Participation(s, s in row.charged, False, row.phase, RESTARTED)
+            Participation(s, s in row.charged, False, row.phase, why, RESTARTED)
             for s in self.terms.roster
         ]
-        self._state.abort_attempt(row.round.attempt, RESTARTED, everyone)
+        self._state.abort_attempt(row.round.attempt, why, everyone, code=RESTARTED)
 
     # --- called by the service, from any thread ----------------------------------------------
 
@@ -231,6 +242,7 @@ class RoundDriver:
                 and site in current.waiting_for
             )
             if current is None or not awaited:
+                self._note_if_late(site, round_id)
                 raise PeerError("no update of this site is awaited; it stays at the site")
             return current.terms.layout.wire_bytes
 
@@ -280,11 +292,51 @@ class RoundDriver:
         with self._changed:
             self._hear(site)
             current = self._round
-            if current is None or current.terms.round != round_id:
-                raise PeerError("this round is closed; wait for the next instruction")
-            if current.phase in (Phase.DONE, Phase.ABORTED):
-                raise PeerError("this round is closed; wait for the next instruction")
-            self._feed(current, event)
+            try:
+                if current is None or current.terms.round != round_id or current.phase in FINAL:
+                    raise PeerError("this round is closed; wait for the next instruction")
+                self._feed(current, event)
+            except PeerError:
+                self._note_if_late(site, round_id)
+                raise
+
+    def _note_if_late(self, site: SiteId, round_id: RoundId) -> None:
+        """An answer that is refused because the round went on without this site: by how much."""
+        found = self._late.get(site)
+        if found is None or found[0] != round_id:
+            return
+        _, phase, since = self._late.pop(site)
+        over = self._clock() - since
+        log.info(
+            "late_answer", site=site, round=round_id.number, phase=phase, seconds=round(over, 1)
+        )
+        self._state.troubles.note(
+            LATE_ANSWER,
+            site,
+            f"its answer came {over:.1f} s after the round had gone on without it",
+            round_number=round_id.number,
+            attempt=round_id.attempt,
+            phase=phase,
+        )
+
+    def began_anew(self, site: SiteId) -> None:
+        """A worker starts to take part: in an open round that it was heard in, it was restarted."""
+        with self._changed:
+            machine = self._round
+            if machine is None or machine.phase in FINAL or site not in machine.terms.invited:
+                return
+            if self._heard.get(site, -1e9) < self._opened_at:
+                return
+            round_id = machine.terms.round
+            self._anew.add(site)
+            self._state.troubles.note(
+                WORKER_RESTARTED,
+                site,
+                "its worker began anew while the round was open",
+                round_number=round_id.number,
+                attempt=round_id.attempt,
+                phase=machine.phase.value,
+            )
 
     def _hear(self, site: SiteId) -> None:
         if site not in self._heard:
@@ -346,6 +398,7 @@ class RoundDriver:
 
     def _open_next(self) -> None:
         model = self._state.newest_model()
+        benched = self._benched()
         agenda = Agenda(
             rounds=self.terms.rounds,
             shared_noise=self.terms.contribution.shared is not None,
@@ -353,7 +406,7 @@ class RoundDriver:
             model=model,
             invited=frozenset(self._invited()),
             present=frozenset(self._present()),
-            benched=frozenset(b.site for b in self._benched()),
+            benched=frozenset(b.site for b in benched),
         )
         if agenda.over:
             self._finish("all rounds are committed")
@@ -367,7 +420,9 @@ class RoundDriver:
         round_id = self._state.open_attempt(self.terms.plan, number, kind, model.digest)
         log.info("round_opened", round=number, attempt=round_id.attempt, kind=kind.value)
         self._opened_at = now
+        self._on_bench = tuple(b for b in benched if b.site not in agenda.invitees)
         self._ready.clear()
+        self._anew.clear()
         self._shown = self._discarded = None
         machine = CoordinatorRound(
             self._round_terms(round_id, tuple(sorted(agenda.invitees))), now=now
@@ -434,6 +489,12 @@ class RoundDriver:
             self._ready = set(machine.answered)
         elif machine.phase is Phase.KEYS and commands:
             self._ready = set(machine.answered) | set(machine.waiting_for)
+        if commands:
+            round_id, now = machine.terms.round, self._clock()
+            for d in machine.dropped:
+                known = self._late.get(d.site)
+                if d.code is Loss.LATE and (known is None or known[0] != round_id):
+                    self._late[d.site] = round_id, d.phase.value, now
         for command in commands:
             match command:
                 case Commit():
@@ -484,20 +545,32 @@ class RoundDriver:
                 charged=site in self._ready,
                 contributed=site in contributors,
                 phase=dropped[site].phase.value if site in dropped else "",
-                reason=self._why(dropped[site]) if site in dropped else "",
+                **self._why(dropped.get(site)),
             )
             for site in machine.terms.invited
+        ] + [
+            Participation(b.site, False, False, "bench", b.reason, BENCHED) for b in self._on_bench
         ]
 
-    def _why(self, dropped: Dropped) -> str:
+    def _why(self, dropped: Dropped | None) -> dict[str, str]:
         """A site that is late was there; one that is away was not heard of since the opening."""
+        if dropped is None:
+            return {"reason": "", "code": ""}
         heard = self._heard.get(dropped.site, -1e9)
-        late = reason_of(dropped.reason).code == "late"
-        return AWAY if late and heard < self._opened_at else dropped.reason
+        if dropped.code is Loss.LATE and heard < self._opened_at:
+            return {"reason": "away: nothing was heard of its worker in this round", "code": AWAY}
+        if dropped.code is Loss.DECLINED and dropped.site in self._anew:
+            return {"reason": dropped.reason, "code": WORKER_RESTARTED}  # nobody's decision
+        return {"reason": dropped.reason, "code": dropped.code.value}
 
     def _abort(self, machine: CoordinatorRound, reason: str) -> None:
         round_id = machine.terms.round
-        self._state.abort_attempt(round_id.attempt, reason, self._participation(machine, ()))
+        self._state.abort_attempt(
+            round_id.attempt,
+            reason,
+            self._participation(machine, ()),
+            code=NOT_ENOUGH if self._discarded is None else DISCARDED,
+        )
         pause = min(LONGEST_PAUSE_S, 2.0**self._aborts)
         self._aborts += 1
         self._not_before = self._clock() + pause
@@ -554,7 +627,7 @@ class RoundDriver:
 
     def _discard(self, machine: CoordinatorRound, why: PrimiaError) -> None:
         """A sum that honest sites cannot have made: nothing of it is applied."""
-        self._discarded = f"{DISCARDED}{why}"
+        self._discarded = f"the sum was discarded: {why}"
         self._discards += 1
         self._abort(machine, self._discarded)
         if self._discards >= MOST_DISCARDS:

@@ -76,7 +76,7 @@ class Service:
         self._upkeep = upkeep or Upkeep(folder, state)
         self._struck: set[SiteId] = set()
         self._struck_at = -STANDING_S
-        self._refusals = Refusals(state.audit)
+        self._refusals = Refusals(state.audit, state.troubles)
         self._heads = HeadKeeper(
             state,
             driver.terms.plan,
@@ -121,7 +121,8 @@ class Service:
         return Enrolment(certificate=pem, authority=to_pem(made.certificate))
 
     def last_heads(self, identity: Identity, seen: Countersigned | None) -> SignedHeads | None:
-        """What is held of this site's books."""
+        """What is held of this site's books. A worker asks when it starts to take part."""
+        self._driver.began_anew(SiteId(identity.name))
         return self._heads.last(SiteId(identity.name), seen)
 
     def countersign(

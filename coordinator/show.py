@@ -14,23 +14,25 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from coordinator.bench import Benched, bench
 from coordinator.home import certificate_of, now
-from coordinator.reasons import reason_of
 from coordinator.record import study_record
 from coordinator.rotation import Standing
 from coordinator.state import CoordinatorState
+from coordinator.why import (
+    ago,
+    benched_sites,
+    head_troubles,
+    missing_sites,
+    not_in_the_last_sum,
+)
 from primia.cli.console import out
 from primia.errors import StateError
 from primia.identity.expiry import days_left, threshold
 from primia.report.record import StudyRecord
 from primia.report.terminal import sites_table as quality_of_sites
 from primia.report.terminal import summary
-from primia.report.view import best_and_last, return_text
+from primia.report.view import best_and_last
 from primia.storage.folder import LOCK_FILE
-from primia.types import SiteId
-
-AWAY_S = 60.0  # a worker that is there is heard of every 20 s, unless it trains
 
 
 def sites_json(state: CoordinatorState) -> list[dict[str, Any]]:
@@ -62,7 +64,7 @@ def sites_table(state: CoordinatorState) -> Table:
     for site in state.sites():
         text = "enrolled" if site.struck_at is None else "[red]struck[/]"
         days = _days(_days_left(site.certificate))
-        table.add_row(site.site, text, _ago(site.last_seen), days, site.fingerprint)
+        table.add_row(site.site, text, ago(site.last_seen), days, site.fingerprint)
     for invited in state.open_invitations():
         until = datetime.fromtimestamp(invited.expires_at, UTC)
         table.add_row(invited.site, f"invited until {until:%Y-%m-%d}", "-", "-", "-")
@@ -114,15 +116,6 @@ def _days(days: float) -> str:
     return f"{days:.0f}" if threshold(days) is None else f"[red]{days:.0f}[/]"
 
 
-def _ago(moment: float | None) -> str:
-    if moment is None:
-        return "never"
-    seconds = max(0.0, time.time() - moment)
-    if seconds < 120:
-        return f"{seconds:.0f} s ago"
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
 def status_json(state: CoordinatorState) -> dict[str, Any]:
     """Where the study stands, for scripts; works before the first start too."""
     pinned = state.study()
@@ -141,6 +134,7 @@ def status_json(state: CoordinatorState) -> dict[str, Any]:
         "daemon_running": is_running(state.folder),
         "away": missing_sites(state, record),
         "benched": [b.site for b in benched_sites(state, record)],
+        "not_in_the_last_sum": not_in_the_last_sum(record),
         "rolled_back": head_troubles(state),
         "study": record.study,
         "plan": record.plan_digest,
@@ -188,6 +182,14 @@ def status_panel(state: CoordinatorState) -> RenderableType:
             f"waiting for {waiting}"
         )
     parts: list[RenderableType] = [summary(record), line, quality_of_sites(record)]
+    if record.state != "finished":
+        parts += [
+            Text(f"on the bench: {b.site}, {b.reason}; ask primia-coordinator why", style="yellow")
+            for b in benched_sites(state, record)
+        ]
+    missing = not_in_the_last_sum(record)
+    if missing is not None:
+        parts.append(Text(missing, style="yellow"))
     parts += [Text(text, style="red") for text in _ends_soon(state)]
     if record.state != "finished" and not is_running(state.folder):
         parts.append(Text("no coordinator is running; resume: primia-coordinator start"))
@@ -214,21 +216,6 @@ def _ends_soon(state: CoordinatorState) -> list[str]:
         for whose, left in days.items()
         if threshold(left) is not None
     ]
-
-
-def missing_sites(state: CoordinatorState, record: StudyRecord) -> dict[str, str]:
-    """Sites of the plan that no round can start with now, and why."""
-    known = {s.site: s for s in state.sites()}
-    found = {}
-    for name in record.plan["sites"]:
-        site = known.get(name)
-        if site is None:
-            found[name] = "not enrolled"
-        elif site.struck_at is not None:
-            found[name] = "struck"
-        elif site.last_seen is None or time.time() - site.last_seen > AWAY_S:
-            found[name] = f"last seen {_ago(site.last_seen)}"
-    return found
 
 
 def is_running(folder: Path) -> bool:
@@ -264,135 +251,6 @@ def watch_status(state: CoordinatorState) -> None:
         while (state.noted("state") or "running") != "finished":
             time.sleep(1.0)
             live.update(status_panel(state))
-
-
-def troubles(record: StudyRecord) -> list[dict[str, Any]]:
-    """Aborted attempts and absent sites, with what to do next."""
-    found: list[dict[str, Any]] = []
-    for attempt in record.attempts:
-        if attempt.outcome == "aborted":
-            found.append(
-                {
-                    "round": attempt.number,
-                    "attempt": attempt.attempt,
-                    "site": None,
-                    "phase": "round",
-                    "reason": attempt.reason,
-                    "next": reason_of(attempt.reason).next,
-                }
-            )
-        if attempt.returned_to is not None:
-            found.append(
-                {
-                    "round": attempt.number,
-                    "attempt": attempt.attempt,
-                    "site": None,
-                    "phase": "vote",
-                    "reason": return_text(attempt),
-                    "next": "a sum held a poisoned or failed update, or the AUC jumps by more than "
-                    "evaluation.vote_tolerance; if it comes back, ask each hospital to check its "
-                    "worker",
-                }
-            )
-        found.extend(
-            {
-                "round": attempt.number,
-                "attempt": attempt.attempt,
-                "site": absent.site,
-                "phase": absent.phase,
-                "reason": absent.reason,
-                "next": reason_of(absent.reason).next,
-            }
-            for absent in attempt.lost
-        )
-    return found
-
-
-def head_troubles(state: CoordinatorState) -> list[dict[str, Any]]:
-    """Ledgers and audit logs that went back, with what to do next; for `why` and `status`."""
-    return [
-        {
-            "round": None,
-            "attempt": found.attempt,
-            "site": found.site,
-            "phase": f"books of the {found.whose}",
-            "reason": found.reason,
-            "next": "ask its operator to stop the worker and restore the newest copy of its whole "
-            "folder, and whether two workers run on copies of it"
-            if found.whose == "site"
-            else "this coordinator's folder was restored from an older copy: rounds since then "
-            "may be repeated; tell the hospitals, who see it in their audit logs",
-        }
-        for found in state.head_troubles()
-    ]
-
-
-def absent_now(state: CoordinatorState, record: StudyRecord) -> list[dict[str, Any]]:
-    """Sites that are on the bench, or that no round can start with now; nobody once it is over."""
-    if record.state == "finished":
-        return []
-    benched = {b.site: b for b in benched_sites(state, record)}
-    found = [
-        _absence(
-            b.site,
-            "bench",
-            f"missed rounds {', '.join(map(str, sorted(b.missed)))}, and is not invited",
-            "start its worker; it is then invited again"
-            if b.was_away
-            else f"see why it was late, then: primia-coordinator roster --readmit {b.site}",
-        )
-        for b in benched.values()
-    ]
-    for site, why in missing_sites(state, record).items():
-        if site not in benched:
-            found.append(_absence(site, "between rounds", why, _MISSING[why.partition(" ")[0]]))
-    return found
-
-
-_MISSING = {
-    "not": "invite it: primia-coordinator invite SITE --address HOST:PORT, then it enrols",
-    "struck": "it stays out; invite it again if it is to take part",
-    "last": "look at that worker and its link; it rejoins by itself",
-}
-
-
-def _absence(site: str, phase: str, reason: str, next_: str) -> dict[str, Any]:
-    return {
-        "round": None, "attempt": None, "site": site, "phase": phase, "reason": reason,
-        "next": next_,
-    }  # fmt: skip
-
-
-def benched_sites(state: CoordinatorState, record: StudyRecord) -> tuple[Benched, ...]:
-    """As the next round would find them; who is there is judged by when it was last seen."""
-    enrolled = {s.site for s in state.sites() if s.struck_at is None}
-    invited = enrolled & {SiteId(s) for s in record.plan["sites"]}
-    schedule = record.plan["schedule"]
-    return bench(
-        state.attempts(),
-        invited,
-        invited - {SiteId(s) for s in missing_sites(state, record)},
-        quorum=schedule["quorum"],
-        most_missed=schedule["max_rounds_missed"],
-        readmitted=state.readmitted(),
-    )
-
-
-def troubles_table(found: list[dict[str, Any]]) -> Table:
-    """The troubles for people."""
-    table = Table(title="what did not go well")
-    for column in ("round", "attempt", "site", "phase", "reason", "next"):
-        table.add_column(column, overflow="fold")
-    for item in found:
-        table.add_row(
-            "-" if item["round"] is None else str(item["round"]),
-            "-" if item["attempt"] is None else str(item["attempt"]),
-            Text(item["site"] or "-"),
-            Text(item["phase"]),
-            Text(item["reason"]),
-            Text(item["next"]),
-        )
-    return table
 
 
 def stop_daemon(folder: Path) -> str:

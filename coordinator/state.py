@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from coordinator import troubles
+from coordinator.reasons import NOT_ENOUGH, RESTARTED
 from coordinator.roster import Roster
 from primia.errors import StateError
 from primia.identity.heads import Countersigned, SignedHeads
@@ -88,13 +90,28 @@ _MIGRATIONS = [
     ALTER TABLE attempts ADD COLUMN carried TEXT;
     ALTER TABLE attempts ADD COLUMN sums TEXT NOT NULL DEFAULT '[]';
     """,
+    # Codes beside the reasons; those of before are told by how their text began.
+    """
+    ALTER TABLE attempts ADD COLUMN code TEXT NOT NULL DEFAULT '';
+    ALTER TABLE participation ADD COLUMN code TEXT NOT NULL DEFAULT '';
+    UPDATE attempts SET code = CASE
+        WHEN reason = 'the coordinator was restarted' THEN 'coordinator-restarted'
+        WHEN reason LIKE 'the sum was discarded: %' THEN 'discarded'
+        ELSE 'not-enough' END WHERE outcome = 'aborted';
+    UPDATE participation SET code = CASE
+        WHEN reason LIKE 'away: %' THEN 'away'
+        WHEN reason LIKE 'no answer in time%' THEN 'late'
+        WHEN reason LIKE 'declined%' THEN 'declined'
+        WHEN reason LIKE 'struck%' THEN 'struck'
+        WHEN reason LIKE 'revealed a wrong share%' THEN 'wrong-share'
+        WHEN reason LIKE 'the attempt ended%' THEN 'round-ended'
+        WHEN reason = 'the coordinator was restarted' THEN 'coordinator-restarted'
+        WHEN reason LIKE 'the sum was discarded: %' THEN 'discarded'
+        ELSE '' END WHERE reason <> '';
+    CREATE INDEX models_by_digest ON models (digest);
+    """,
+    troubles.SCHEMA,
 ]
-
-RESTARTED = "the coordinator was restarted"
-"""The reason of an attempt that nobody at a site brought to its end."""
-
-DISCARDED = "the sum was discarded: "
-"""How the reason of an attempt begins whose sum was opened and did not count."""
 
 
 @dataclass(frozen=True)
@@ -137,11 +154,12 @@ class AttemptRow:
     absent: tuple[Absence, ...]
     carried: str | None = None  # what the open attempt is resumed from, with the blobs `sums`
     sums: tuple[Digest, ...] = ()
+    code: str = ""  # of `coordinator.reasons`, where it was aborted
 
     @property
     def interrupted(self) -> bool:
         """Whether it ended with the coordinator's own process, and not by what a site did."""
-        return self.reason == RESTARTED
+        return self.code == RESTARTED
 
 
 @dataclass(frozen=True)
@@ -181,6 +199,7 @@ class Participation:
     contributed: bool
     phase: str
     reason: str
+    code: str = ""  # of `coordinator.reasons`
 
 
 class CoordinatorState(Roster):
@@ -198,6 +217,7 @@ class CoordinatorState(Roster):
         super().__init__(folder / "coordinator.db", _MIGRATIONS, clock, disk)
         self.folder = folder
         self.audit = AuditLog(folder / FILE, clock, disk)
+        self.troubles = troubles.TroubleBook(self._db, clock)
         self._closed: list[AttemptRow] = []  # read before; no row of these changes any more
 
     # --- the plan ----------------------------------------------------------------------------
@@ -360,9 +380,11 @@ class CoordinatorState(Roster):
         named = [d for row in models for d in (row["digest"], row["state"])]
         return {Digest(d) for d in named + [d for row in open_ for d in json.loads(row["sums"])]}
 
-    def abort_attempt(self, attempt: int, reason: str, sites: Iterable[Participation]) -> None:
+    def abort_attempt(
+        self, attempt: int, reason: str, sites: Iterable[Participation], *, code: str = NOT_ENOUGH
+    ) -> None:
         """End an attempt without a sum."""
-        self._close(attempt, Outcome.ABORTED, reason, None, sites, None, None)
+        self._close(attempt, Outcome.ABORTED, reason, None, sites, None, None, code)
 
     def commit_attempt(
         self,
@@ -389,15 +411,16 @@ class CoordinatorState(Roster):
         sites: Iterable[Participation],
         verdict: Verdict | None,
         model: ModelRow | None,
+        code: str = "",
     ) -> None:
         sites = list(sites)
         with self._db.transaction() as db:
             done = db.execute(
-                "UPDATE attempts SET outcome = ?, reason = ?, update_norm = ?, closed_at = ?, "
-                "phase = ?, waiting_for = '[]', carried = NULL, sums = '[]' "
+                "UPDATE attempts SET outcome = ?, reason = ?, code = ?, update_norm = ?, "
+                "closed_at = ?, phase = ?, waiting_for = '[]', carried = NULL, sums = '[]' "
                 "WHERE attempt = ? AND outcome IS NULL",
                 (
-                    outcome.value, reason, update_norm, self._clock(),
+                    outcome.value, reason, code, update_norm, self._clock(),
                     "done" if outcome is Outcome.COMMITTED else "aborted", attempt,
                 ),
             )  # fmt: skip
@@ -405,8 +428,11 @@ class CoordinatorState(Roster):
                 raise StateError(f"attempt {attempt} is closed already; an outcome is final")
             self._record_end(db, attempt, outcome, reason, sites, model)
             db.executemany(
-                "INSERT INTO participation VALUES (?, ?, ?, ?, ?, ?)",
-                [(attempt, p.site, p.charged, p.contributed, p.phase, p.reason) for p in sites],
+                "INSERT INTO participation VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (attempt, p.site, p.charged, p.contributed, p.phase, p.reason, p.code)
+                    for p in sites
+                ],
             )
             if verdict is not None:
                 db.execute(
@@ -539,10 +565,11 @@ def _attempt_row(plan: Digest, row: Any, sites: list[Any]) -> AttemptRow:
         if row["outcome"] is None
         else tuple(p["site"] for p in sites if p["charged"]),
         absent=tuple(
-            Absence(p["site"], p["phase"], p["reason"])
+            Absence(p["site"], p["phase"], p["reason"], p["code"])
             for p in sites
             if not p["contributed"] and p["reason"]
         ),
         carried=row["carried"],
         sums=tuple(json.loads(row["sums"])),
+        code=row["code"],
     )

@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coordinator import home
+from coordinator.reasons import NOT_RENEWED
 from coordinator.roster import AuthorityRow
 from coordinator.state import CoordinatorState
 from primia.errors import PrimiaError, StateError, Unreachable
@@ -54,7 +55,14 @@ class Upkeep:
         except PrimiaError as err:
             if self._notices.first_today("renewal", str(err), self._now()):
                 log.warning("coordinator_certificate_not_renewed", reason=str(err))
+                self._note("", err)
         self._warn()
+
+    def _note(self, who: str, err: PrimiaError) -> None:
+        try:
+            self._state.troubles.note(NOT_RENEWED, who, str(err))
+        except StateError as disk:  # this thread looks again in a minute
+            log.error("trouble_not_kept", reason=str(disk))
 
     def renew_site(self, site: SiteId) -> bytes:
         """A certificate (PEM) of the newest authority for the key that the site enrolled with.
@@ -73,6 +81,7 @@ class Upkeep:
             except StateError as err:
                 if self._notices.first_today("site", site, self._now()):
                     log.warning("site_certificate_not_renewed", site=site, reason=str(err))
+                    self._note(site, err)
                 raise Unreachable(
                     "the study authority is offline, so no certificate can be renewed; the "
                     "coordinator's operator puts the folder authority/ back for a while"

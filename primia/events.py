@@ -205,6 +205,8 @@ LOG: Mapping[str, LogEvent] = MappingProxyType(
         "call_refused": LogEvent(COORDINATOR, "a caller was refused by its certificate"),
         "handshake_failed": LogEvent(COORDINATOR, "who dialled could not show what TLS asks for"),
         "refusal_not_kept": LogEvent(COORDINATOR, "a failed handshake is not on the audit log"),
+        "trouble_not_kept": LogEvent(COORDINATOR, "a renewal that failed is not in `why`"),
+        "late_answer": LogEvent(COORDINATOR, "a site answered after the round went on without it"),
         "call_failed": LogEvent(COORDINATOR, "a fault of our own, under an incident number"),
         "certificates_not_read": LogEvent(COORDINATOR, "the last good ones are served on"),
         "heads_refused": LogEvent(COORDINATOR, "a site's ledger or audit log went back"),

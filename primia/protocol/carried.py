@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from primia.errors import StateError
-from primia.protocol.events import Dropped, Phase
+from primia.protocol.events import Dropped, Loss, Phase
 from primia.protocol.messages import KeyAdvert, RoundId
 from primia.types import Digest, SiteId
 
@@ -55,7 +55,7 @@ class Carried:
             "masked": {s: m.hex() for s, m in self.masked.items()},
             "uploads": dict(self.uploads),
             "signatures": {s: m.hex() for s, m in self.signatures.items()},
-            "dropped": [[d.site, d.phase.value, d.reason] for d in self.dropped],
+            "dropped": [[d.site, d.phase.value, d.reason, d.code.value] for d in self.dropped],
         }  # fmt: skip
         return json.dumps(data, separators=(",", ":"))
 
@@ -84,5 +84,5 @@ def _read(data: Any, round_id: RoundId) -> Carried:
         masked={SiteId(s): bytes.fromhex(m) for s, m in data["masked"].items()},
         uploads={SiteId(s): Digest(d) for s, d in data["uploads"].items()},
         signatures={SiteId(s): bytes.fromhex(m) for s, m in data["signatures"].items()},
-        dropped=tuple(Dropped(SiteId(s), Phase(p), r) for s, p, r in data["dropped"]),
+        dropped=tuple(Dropped(SiteId(s), Phase(p), r, Loss(c)) for s, p, r, c in data["dropped"]),
     )

@@ -30,6 +30,7 @@ from primia.protocol.events import (
     Commit,
     Dropped,
     Event,
+    Loss,
     Phase,
     Progress,
     RoundTerms,
@@ -85,9 +86,6 @@ AWAITED: Mapping[Phase, type] = {
 goes before the vectors."""
 
 FINAL = (Phase.DONE, Phase.ABORTED)
-
-
-_TIME_UP = "time ran out"
 
 
 class CoordinatorRound:
@@ -243,7 +241,7 @@ class CoordinatorRound:
             case Progress(site):
                 accepted = site in self._expected - self._answered
             case SiteLost(site):
-                accepted = self._drop(site, "struck from the roster")
+                accepted = self._drop(site, "struck from the roster", Loss.STRUCK)
             case Tick():
                 accepted = False
         if accepted:
@@ -261,7 +259,7 @@ class CoordinatorRound:
         if isinstance(answer, Declined):
             self._refuse_unless_awaited(site, AWAITED[self.phase])
             self._taken[kind, site] = answer
-            return self._drop(site, f"declined: {answer.reason}")
+            return self._drop(site, f"declined: {answer.reason}", Loss.DECLINED)
         if self.phase is Phase.DONE and kind is RevealedShares and site in self._expected:
             return False  # it was asked for, and t others were faster
         if isinstance(answer, Masked):
@@ -392,7 +390,7 @@ class CoordinatorRound:
             self._quorum_at = None
             if len(self._expected) < self._needed:
                 return self._abort("too few sites are left")
-            return self._abort(_TIME_UP) if self._time_is_up(now) else []
+            return self._abort("time ran out", self._late(now)) if self._time_is_up(now) else []
         if self._quorum_at is None:
             self._quorum_at = now
         if self.phase is Phase.UNMASKING:
@@ -401,7 +399,7 @@ class CoordinatorRound:
         if self._answered < self._expected and not self._time_is_up(now):
             return []
         for site in self._expected - self._answered:
-            self._drop(site, "no answer in time")
+            self._drop(site, self._late(now), Loss.LATE)
         if self.phase in (Phase.SHARES, Phase.MASKED_UPDATE):
             short = self._topology.short_group(self._answered)
             if short is not None:
@@ -490,24 +488,30 @@ class CoordinatorRound:
                 return []
             return self._abort(str(err))
         for site in wrong:
-            self._dropped[site] = Dropped(site, self.phase, "revealed a wrong share")
+            self._dropped[site] = Dropped(
+                site, self.phase, "revealed a wrong share", Loss.WRONG_SHARE
+            )
         self.phase = Phase.DONE
         groups = self._topology.survivors_by_group(self.contributors)
         commit = Commit(self._sums, groups, self.contributors)
         return [commit, *self._close(Outcome.COMMITTED, "")]
 
-    def _abort(self, why: str) -> list[Command]:
+    def _late(self, now: float) -> str:
+        return f"no answer in time: waited {now - self._phase_began:.1f} s"
+
+    def _abort(self, why: str, late: str | None = None) -> list[Command]:
+        """late: said of those who are waited for, when it is they who did not come in time."""
         missing = self.waiting_for
         absent = tuple(sorted({*missing, *self._dropped}))
         reason = (
             f"{why} at {self.phase.value}: {len(self._answered)} answered, {self._needed} needed"
             f"; missing: {', '.join(absent) or 'none'}"
         )
-        late = why == _TIME_UP
         for site in missing:
-            self._drop(
-                site, "no answer in time" if late else "the attempt ended before it answered"
-            )
+            if late is not None:
+                self._drop(site, late, Loss.LATE)
+            else:
+                self._drop(site, "the attempt ended before it answered", Loss.ENDED)
         self.phase = Phase.ABORTED
         self.contributors = ()
         return [Abort(reason, absent), *self._close(Outcome.ABORTED, reason)]
@@ -523,7 +527,7 @@ class CoordinatorRound:
         self._told = dict(order)
         return [Tell(site, order[site]) for site in sorted(order)]
 
-    def _drop(self, site: SiteId, reason: str) -> bool:
+    def _drop(self, site: SiteId, reason: str, code: Loss) -> bool:
         """Stop waiting for `site`; False if it is not in the round (any more).
 
         A vector that is already in the sum stays there: it came while the site was enrolled,
@@ -531,7 +535,7 @@ class CoordinatorRound:
         """
         if site not in self._expected or self.phase in FINAL:
             return False
-        self._dropped[site] = Dropped(site, self.phase, reason)
+        self._dropped[site] = Dropped(site, self.phase, reason, code)
         if self.phase is Phase.MASKED_UPDATE and site in self._answered:
             return True  # it stays among the contributors, and is not asked for anything more
         self._expected.discard(site)

@@ -149,6 +149,16 @@ class Abort:
 Command = Tell | Commit | Abort
 
 
+class Loss(StrEnum):
+    """The kinds of ways to fall out of a round."""
+
+    LATE = "late"
+    DECLINED = "declined"
+    STRUCK = "struck"
+    WRONG_SHARE = "wrong-share"
+    ENDED = "round-ended"  # for all, before this site had answered
+
+
 @dataclass(frozen=True)
 class Dropped:
     """A site that fell out of the round, in which phase, and why in a few words."""
@@ -156,3 +166,4 @@ class Dropped:
     site: SiteId
     phase: Phase
     reason: str
+    code: Loss

@@ -37,6 +37,7 @@ class Absence:
     site: str
     phase: str
     reason: str
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Attempt:
     update_norm: float | None  # L2 of the mean update, where it was applied
     votes: int | None = None
     returned_to: int | None = None
+    code: str = ""  # of the reason
 
     @property
     def lost(self) -> tuple[Absence, ...]:

@@ -224,7 +224,9 @@ class Simulation:
             outcome="aborted" if commit is None else "committed",
             reason=reason,
             contributors=() if commit is None else commit.contributors,
-            absent=tuple(Absence(d.site, d.phase.value, d.reason) for d in played.dropped),
+            absent=tuple(
+                Absence(d.site, d.phase.value, d.reason, d.code.value) for d in played.dropped
+            ),
             opened_at=opened,
             closed_at=time.time(),
             update_norm=norm,

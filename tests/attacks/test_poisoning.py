@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator import home, record, show
+from coordinator import home, record, show, why
 from coordinator.export import kept_models
 from coordinator.rounds import MOST_DISCARDS, RoundDriver, StudyTerms
 from coordinator.state import CoordinatorState, ModelRow, PinnedStudy
@@ -293,7 +293,7 @@ def test_a_round_whose_sums_are_discarded_again_and_again_waits_for_a_person(stu
         study.driver.run(threading.Event())
     kept = record.study_record(study.state)
     assert [a.outcome for a in kept.attempts] == ["aborted"] * MOST_DISCARDS
-    assert "nothing was applied" in show.troubles(kept)[0]["next"]
+    assert "nothing was applied" in why.troubles(kept)[0]["next"]
     study.sites[LIAR].weight = 1  # its operator has mended it
     study.sites[LIAR].made.clear()
     study.start()
@@ -354,7 +354,7 @@ def test_a_return_is_shown_in_rounds_status_report_and_why(study: Study) -> None
     assert show.status_json(study.state)["returns"] == [
         {"round": 3, "votes": 0, "sites": 5, "returned_to": 1}
     ]
-    assert words in [t["reason"] for t in show.troubles(kept)]
+    assert words in [t["reason"] for t in why.troubles(kept)]
     outcome.write_report(kept, study.plan, study.folder)
     assert words in (study.folder / "report.html").read_text()
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from coordinator.heads import MOST_IN_ATTEMPT, HeadKeeper, compare_books
-from coordinator.show import head_troubles
 from coordinator.state import CoordinatorState
+from coordinator.why import head_troubles
 from primia.errors import IdentityError, PeerError, StateError, Unreachable
 from primia.identity import authority, keyfile
 from primia.identity.certificate import to_pem

@@ -5,16 +5,18 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coordinator import reasons
 from coordinator.agenda import Agenda
 from coordinator.bench import Benched, bench
-from coordinator.reasons import AWAY, TABLE, reason_of
-from coordinator.state import DISCARDED, RESTARTED, AttemptRow, ModelRow
+from coordinator.reasons import AWAY, BENCHED, NEXT
+from coordinator.state import AttemptRow, ModelRow
+from primia.protocol.events import Loss
 from primia.protocol.messages import RoundId, RoundKind
 from primia.report.record import Absence
 from primia.types import Digest, SiteId
 
 SITES = tuple(SiteId(f"site-{i}") for i in range(5))
-LATE = "no answer in time"
+LATE = "late"
 
 
 def attempt(
@@ -40,7 +42,7 @@ def attempt(
         contributors=inside if committed else (),
         survivors=(),
         charged=(),
-        absent=tuple(Absence(s, "training", why) for s, why in absent.items()),
+        absent=tuple(Absence(s, "training", f"it was {c}", c) for s, c in absent.items()),
     )
 
 
@@ -116,18 +118,12 @@ def test_the_bench_never_takes_a_round_below_its_quorum_nor_a_site_that_was_in_t
     assert agenda.invitees == set(SITES) - {b.site for b in found}
 
 
-def test_every_reason_has_a_code_of_its_own_and_a_next_step() -> None:
-    assert len({r.code for r in TABLE}) == len(TABLE)
-    assert all(r.next for r in TABLE)
-    texts = {
-        "declined: its films cannot be used": "declined",
-        "declined: an update came while this site is at uploaded": "worker-restarted",
-        "struck from the roster": "struck",
-        LATE: "late",
-        AWAY: "away",
-        RESTARTED: "coordinator-restarted",
-        f"{DISCARDED}weights": "discarded",
-        "the attempt ended before it answered": "round-ended",
-        "too few sites are left at keys: 2 answered": "not-enough",
-    }
-    assert {text: reason_of(text).code for text in texts} == texts
+def test_every_code_has_a_next_step() -> None:
+    ours = {v for k, v in vars(reasons).items() if k.isupper() and isinstance(v, str)}
+    assert ours | {loss.value for loss in Loss} | {""} == set(NEXT)
+    assert all(NEXT.values())
+
+
+def test_a_benched_site_is_named_in_each_round_and_that_is_no_further_miss() -> None:
+    on_bench = [attempt(n, {ONE: BENCHED}) for n in (4, 5)]
+    assert benched([*MISSES, *on_bench])[0].missed == (3, 2, 1)

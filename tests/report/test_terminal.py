@@ -8,7 +8,6 @@ from io import StringIO
 import pytest
 from rich.console import Console, RenderableType
 
-from coordinator.show import troubles
 from primia.report.record import Absence, StudyRecord
 from primia.report.terminal import rounds_table, sites_table, summary
 
@@ -100,14 +99,3 @@ def test_what_ended_an_attempt_for_all_is_said_once(record: StudyRecord) -> None
     shown = _shown(rounds_table(replace(record, attempts=attempts)))
     line = next(line for line in shown.splitlines() if "aborted" in line)
     assert line.rstrip().endswith(f"hospital-c: training; {ended}")
-
-
-def test_a_worker_that_was_restarted_in_a_round_is_not_called_the_hospitals_decision(
-    record: StudyRecord,
-) -> None:
-    def next_step(reason: str) -> str:
-        attempt = replace(record.attempts[0], absent=(Absence("hospital-a", "shares", reason),))
-        return str(troubles(replace(record, attempts=(attempt,)))[0]["next"])
-
-    assert "restarted" in next_step("declined: ShareSecrets came while this site is at ready")
-    assert "ask its operator" in next_step("declined: the privacy budget is spent")
