@@ -22,7 +22,7 @@ RETENTION = (
         "until the folder is deleted",
     ),
     (
-        "the last noised update, masked secrets of the round",
+        "the last noised update; secrets of the round, for its masks",
         "hospital",
         "the update until the next one; secrets until the round is closed, then overwritten",
     ),
