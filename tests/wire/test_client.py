@@ -35,6 +35,12 @@ def test_a_site_gets_the_study(world):
     )
 
 
+def test_the_study_comes_with_the_time_of_day_at_the_coordinator(world):
+    before = time.time()
+    clock = world.client().get_study().clock
+    assert before <= clock <= time.time()
+
+
 def test_attend_waits_for_news_and_brings_them_at_once(world, upload_key):
     client = world.client()
     news = Attendance(7, instruction=m.Train(upload_key.round))

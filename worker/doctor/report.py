@@ -45,12 +45,12 @@ def render(visit: Visit, *, verbose: bool = False) -> Lines:
     if todo:
         yield Text("To mend before this site can take part:", style="bold red")
     for finding in todo:
-        yield from _entry(numbers[finding.name], finding)
+        yield from _entry(numbers[finding.name], finding.todo, finding)
     look = _of(visit, State.LOOK)
     if look:
         yield Text("\nWorth a look:" if todo else "Worth a look:", style="bold yellow")
     for number, finding in enumerate(look, start=len(todo) + 1):
-        yield from _entry(number, finding)
+        yield from _entry(number, finding.name.capitalize(), finding)
     left = _of(visit, State.OPEN)
     if left:
         yield Text("\nNot checked:" if todo or look else "Not checked:", style="bold")
@@ -66,10 +66,10 @@ def _of(visit: Visit, state: State) -> list[Finding]:
     return [finding for finding in visit.findings if finding.state is state]
 
 
-def _entry(number: int, finding: Finding) -> Lines:
+def _entry(number: int, title: str, finding: Finding) -> Lines:
     """What, why, remedy. A command stands alone, so that it can be copied whole."""
     why, _, command = finding.text.partition(f"; {_COMMAND}")
-    yield Text(f"\n{number:2}. {finding.todo}", style="bold")
+    yield Text(f"\n{number:2}. {title}", style="bold")
     yield Padding(Text(why), (0, 0, 0, 4))
     if command:
         yield Text(f"    {_COMMAND}{command}", no_wrap=True, overflow="ignore")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from primia.errors import StateError
 from primia.imaging.export import write_site_npz
@@ -25,6 +27,7 @@ from tests.renewal.study import EAST, PLAN
 from tests.worker.doctor.conftest import PATIENTS, Hospital, contents
 from worker.doctor import films as film_checks
 from worker.doctor import machine
+from worker.doctor.report import must_mend, render
 from worker.doctor.visit import Seen, State, Visit
 from worker.state import WorkerState
 
@@ -296,6 +299,23 @@ def test_the_first_cause_is_named_and_not_the_last() -> None:
     visit.look("b", "Mend b", refuse, needs=["a"])
     visit.look("c", "Mend c", refuse, needs=["b"])
     assert [f.because for f in visit.findings] == ["", "a", "a"]
+
+
+def test_what_is_worth_a_look_is_numbered_on_and_stops_nothing(hospital: Hospital) -> None:
+    hospital.configure(compute={"threads": 250})
+    hospital.sql("worker.db", "DELETE FROM decisions")
+    visit = hospital.examine()
+    console = Console(width=80, record=True, file=io.StringIO())
+    for part in render(visit):
+        console.print(part)
+    lines = [line.rstrip() for line in console.export_text().splitlines()]
+    assert " 1. Have people look at the plan and the films, and approve them" in lines
+    assert " 2. Device" in lines
+    assert any("lower compute.threads" in line for line in lines)
+    assert all(len(line) <= 80 for line in lines)
+    assert must_mend(visit)
+    visit.findings = [f for f in visit.findings if f.state is not State.MEND]
+    assert not must_mend(visit)
 
 
 # --- the command ---------------------------------------------------------------------------------
