@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,29 @@ def test_letting_a_site_in_again_is_on_the_audit_log(state: CoordinatorState) ->
     line = state.audit.last("site_readmitted")
     assert line is not None
     assert line.fields == {"site": SITE, "attempt": attempt}
+
+
+def test_an_older_record_gets_the_codes_of_its_reasons(
+    state: CoordinatorState, tmp_path: Path
+) -> None:
+    """A file of schema 6, whose reasons are told apart by their text alone."""
+    attempt = state.open_attempt(PLAN, 1, RoundKind.TRAIN, model(0).digest).attempt
+    reasons = {
+        "a": "no answer in time",
+        "b": "away: nothing was heard of its worker in this round",
+        "c": "declined: no",
+        "d": "revealed a wrong share",
+    }
+    sites = [Participation(SiteId(s), False, False, "keys", why) for s, why in reasons.items()]
+    state.abort_attempt(attempt, "the coordinator was restarted", sites)
+    state.close()
+    file = tmp_path / "c" / "coordinator.db"
+    with sqlite3.connect(file) as db:
+        db.executescript(
+            "ALTER TABLE attempts DROP COLUMN code; ALTER TABLE participation DROP COLUMN code;"
+            "DROP INDEX models_by_digest; DROP TABLE troubles; PRAGMA user_version = 6;"
+        )
+    db.close()
+    (found,) = CoordinatorState(tmp_path / "c").attempts()
+    assert found.code == "coordinator-restarted"
+    assert [a.code for a in found.absent] == ["late", "away", "declined", "wrong-share"]
