@@ -22,7 +22,7 @@ from primia.types import Digest, SiteId
 
 log = structlog.get_logger()
 
-MOST_IN_ATTEMPT = 50  # countersignatures for one site and attempt; each is a line on our disk
+MOST_IN_ATTEMPT = 50  # lines on our disk that a site causes while an attempt is the newest
 
 
 class HeadKeeper:
@@ -44,6 +44,7 @@ class HeadKeeper:
         self._identity = identity
         self._authorities = authorities
         self._lock = threading.Lock()
+        self._caused: dict[SiteId, tuple[int, int]] = {}  # newest attempt, lines since it is
 
     def last(self, site: SiteId, seen: Countersigned | None) -> SignedHeads | None:
         """The newest heads of `site`, as it signed them."""
@@ -80,17 +81,23 @@ class HeadKeeper:
         kept = self._state.kept_heads(site)
         if kept is not None and kept[0].heads == heads:
             return kept[1]
-        times = 1
-        if kept is not None:
-            why = heads.went_back(kept[0].heads)
-            if why is not None:
-                self._refuse(site, heads.attempt, why)
-            times = kept[2] + 1 if kept[0].heads.attempt == heads.attempt else 1
-        if times > MOST_IN_ATTEMPT:
-            raise PeerError("the heads of this attempt were countersigned often enough; go on")
-        return self._sign(signed, times)
+        lines = self._count(site)
+        why = None if kept is None else heads.went_back(kept[0].heads)
+        if why is not None:
+            self._refuse(site, heads.attempt, why)
+        return self._sign(signed, lines)
 
-    def _sign(self, signed: SignedHeads, times: int) -> Countersigned:
+    def _count(self, site: SiteId) -> int:
+        """By our own newest attempt: a site may name any that there was. Raises PeerError."""
+        newest = self._state.newest_attempt()
+        attempt, lines = self._caused.get(site, (newest, 0))
+        lines = lines + 1 if attempt == newest else 1
+        if lines > MOST_IN_ATTEMPT:
+            raise PeerError("the heads of this attempt were countersigned often enough; go on")
+        self._caused[site] = newest, lines
+        return lines
+
+    def _sign(self, signed: SignedHeads, lines: int) -> Countersigned:
         heads = signed.heads
         head = self._state.audit.append(
             "heads_countersigned",
@@ -104,7 +111,7 @@ class HeadKeeper:
         )
         mine, key = self._identity()
         answer = countersign(heads, Mark(head.lines, head.digest), key, to_pem(mine))
-        self._state.keep_heads(signed, answer, times)
+        self._state.keep_heads(signed, answer, lines)
         return answer
 
     def _refuse(self, site: SiteId, attempt: int, why: str) -> None:

@@ -254,7 +254,7 @@ class CoordinatorState(Roster):
     # --- heads -------------------------------------------------------------------------------
 
     def kept_heads(self, site: SiteId) -> tuple[SignedHeads, Countersigned, int] | None:
-        """A site's newest heads, our answer, and how many there were in the same attempt."""
+        """A site's newest heads, our answer, and how many there were in an attempt."""
         with self._db.transaction() as db:
             row = db.execute("SELECT * FROM heads WHERE site = ?", (site,)).fetchone()
         if row is None:

@@ -28,7 +28,7 @@ class Limits:
 # A site has one call that waits, one that it makes, and those that a broken link left behind. A
 # round without training is a dozen calls.
 SITE_LIMITS = Limits(at_once=8, rate=200.0, burst=500)
-# A code enrols once; all who enrol share these, for each enrolment costs a signature.
+# A code enrols once.
 ENROL_LIMITS = Limits(at_once=4, rate=2.0, burst=20)
 
 

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
+from typing import Any
 
 import grpc
 import structlog
@@ -122,7 +123,7 @@ def serve(
     )
     at_start = roots_from_pem(tls().authority)
     servicer = FederationServicer(handler, roots or (lambda: at_start), now)
-    federation_pb2_grpc.add_FederationServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    _register(servicer, server)
     credentials = grpc.dynamic_ssl_server_credentials(
         _configuration(tls()),
         lambda: _configuration_or_last(tls),  # type: ignore[arg-type,return-value]
@@ -136,6 +137,40 @@ def serve(
         raise _cannot_listen(listen)
     server.start()
     return Server(server, host, bound)
+
+
+def _register(servicer: FederationServicer, server: grpc.Server) -> None:
+    """Serve every method as one that takes a stream; on the wire one message is a stream of one.
+
+    gRPC would wait for a single message in one of our threads before it calls the method, so who
+    withholds it would hold as many threads as it likes, with no limit asked.
+    """
+    methods = _Methods()
+    federation_pb2_grpc.add_FederationServicer_to_server(servicer, methods)  # type: ignore[no-untyped-call]
+    handlers = {name: _streamed(handler) for name, handler in methods.found.items()}
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(methods.service, handlers),)
+    )
+
+
+class _Methods:
+    """Takes what the generated code hands to a server."""
+
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """The same methods again."""
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        """By name."""
+        self.service, self.found = service, handlers
+
+
+def _streamed(handler: Any) -> Any:
+    if handler.request_streaming:
+        return handler
+    codec = handler.request_deserializer, handler.response_serializer
+    if handler.response_streaming:
+        return grpc.stream_stream_rpc_method_handler(handler.unary_stream, *codec)
+    return grpc.stream_unary_rpc_method_handler(handler.unary_unary, *codec)
 
 
 def _configuration(tls: ServerTls) -> grpc.ServerCertificateConfiguration:

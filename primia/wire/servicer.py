@@ -53,7 +53,7 @@ def _only(role: Role, *, streams: str = "") -> Callable[[Method], Method]:
         @functools.wraps(method)
         def unary(self: FederationServicer, request: Any, context: grpc.ServicerContext) -> Any:
             with _answered(context), self.calling(context, role) as caller:
-                return method(self, caller, request)
+                return method(self, caller, _single(request))
 
         @functools.wraps(method)
         def up(self: FederationServicer, request: Any, context: grpc.ServicerContext) -> Any:
@@ -73,11 +73,19 @@ def _only(role: Role, *, streams: str = "") -> Callable[[Method], Method]:
                 self.calling(context, role) as caller,
                 IdleWatch(context.cancel, 2 * IDLE_S) as watch,
             ):
-                yield from _watched(method(self, caller, request), watch)
+                yield from _watched(method(self, caller, _single(request)), watch)
 
         return {"": unary, "up": up, "down": down}[streams]
 
     return mark
+
+
+def _single(requests: Iterator[Any]) -> Any:
+    """The message of a call that has one; every call is served as a stream (`wire.server`)."""
+    message = next(requests, None)
+    if message is None:
+        raise PeerError("a call without its message")
+    return message
 
 
 def _watched(stream: Iterator[Any], watch: IdleWatch) -> Iterator[Any]:
@@ -126,11 +134,8 @@ class FederationServicer(federation_pb2_grpc.FederationServicer):
         with ExitStack() as running:
             try:
                 identity, certificate = self._authenticate(context, role)
-                if role is Role.ENROL:
-                    passing = self._gate.passing("enrolment", ENROL_LIMITS)
-                else:
-                    passing = self._gate.passing(str(identity), SITE_LIMITS)
-                running.enter_context(passing)
+                limits = ENROL_LIMITS if role is Role.ENROL else SITE_LIMITS
+                running.enter_context(self._gate.passing(str(identity), limits))
                 self._handler.authorise(identity, certificate)
             except (IdentityError, TooManyCalls) as err:
                 if (left_out := self._seldom.left_out()) is not None:

@@ -6,6 +6,7 @@ The real books of a site and of a coordinator, and the real code of both; only t
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -345,6 +346,21 @@ def test_a_site_cannot_fill_the_coordinators_disk_with_heads(clinic):
     clinic.state.audit.append("stopped")
     with pytest.raises(PeerError, match="often enough"):
         clinic.wire.countersign(signed_heads(clinic), None)
+
+
+def test_a_site_cannot_fill_the_coordinators_disk_by_naming_other_attempts(clinic):
+    """The attempt in its heads is what a site says: it goes to and fro between two of them."""
+    clinic.full_round()
+    lines = len(clinic.lead.events())
+    for i in range(3 * MOST_IN_ATTEMPT):
+        clinic.state.audit.append("peer_forgotten", site=f"s{i}")
+        newer = signed_heads(clinic, attempt=i % 2)
+        gone_back = signed_heads(clinic, attempt=i % 2, ledger=Mark(0, Digest("0" * 64)))
+        for heads in (newer, gone_back):
+            with suppress(PeerError):
+                clinic.wire.countersign(heads, None)
+    assert len(clinic.lead.events()) - lines <= MOST_IN_ATTEMPT
+    clinic.full_round()  # in the next attempt it is heard again
 
 
 def test_a_coordinator_cannot_invent_heads_for_a_site(clinic, lead, tmp_path):

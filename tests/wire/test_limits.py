@@ -87,7 +87,7 @@ def test_who_holds_an_invitation_cannot_ask_for_ever(world, monkeypatch):
     invitation, key = world.invite(), new_key()
     for _ in range(3):
         enrol(invitation, key)
-    with pytest.raises(TooManyCalls, match="enrolment makes more than"):
+    with pytest.raises(TooManyCalls, match="enrol munich makes more than"):
         enrol(invitation, key)
 
 

@@ -204,9 +204,9 @@ def test_a_message_of_200_mb_is_refused_and_the_service_goes_on(world):
     )
     with channel:
         stub = federation_pb2_grpc.FederationStub(channel)
-        message = pb.EnrolRequest(csr=bytes(200 << 20))
+        message = pb.CountersignRequest(heads=pb.SignedHeads(certificate=bytes(200 << 20)))
         with pytest.raises(grpc.RpcError) as caught:
-            stub.Enrol(message, timeout=60)
+            stub.Countersign(message, timeout=60)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert world.client().get_study().plan == b"plan"
 
