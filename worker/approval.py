@@ -8,6 +8,7 @@ voids it, and so does a refusal. Decisions are only ever added, in worker.db, wi
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -176,4 +177,6 @@ def _loosened(then: str, now: str) -> list[str]:
 
 
 def _plain(name: str) -> str:
-    return " ".join(name.casefold().split())
+    """One person's name is one, however it is typed: case, blanks, accents composed or not."""
+    shown = (c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+    return " ".join("".join(shown).casefold().split())

@@ -45,7 +45,7 @@ def init_ledger(folder: Path, config: SiteConfig) -> Path:
     """
     path = ledger_path(folder, config)
     for there in (path, key_path(path)):
-        if there.exists():
+        if there.exists() and not _half_made(path):
             raise StateError(f"{there} is there already; a ledger is made once for a hospital")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -54,6 +54,11 @@ def init_ledger(folder: Path, config: SiteConfig) -> Path:
     Ledger(path, create=True).close()
     site_key(folder, config)
     return path
+
+
+def _half_made(path: Path) -> bool:
+    """Whether `init_ledger` was killed before it made anything but the name."""
+    return path.exists() and path.stat().st_size == 0 and not key_path(path).exists()
 
 
 def key_path(ledger: Path) -> Path:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,7 +38,7 @@ from worker.home import SiteIdentity, load
 from worker.learning import FilmLearning
 from worker.limits import hold_memory
 from worker.offer import make_offer
-from worker.participant import Participant, Pause
+from worker.participant import Participant, Pause, Stopped
 from worker.renewal import Renewal
 from worker.state import WorkerState
 from worker.study import Peers
@@ -45,6 +46,7 @@ from worker.work import LocalWork, check_books
 
 log = structlog.get_logger()
 T = TypeVar("T")
+STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 def run(folder: Path, config_file: Path, *, metrics_at: tuple[str, int] | None = None) -> None:
@@ -57,7 +59,7 @@ def run(folder: Path, config_file: Path, *, metrics_at: tuple[str, int] | None =
     """
     refuse_simulation_settings()
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOPS:
         signal.signal(number, lambda *_: stop.set())
     config = load_site(config_file)
     with StateFolder(folder):
@@ -90,6 +92,24 @@ def run(folder: Path, config_file: Path, *, metrics_at: tuple[str, int] | None =
     log.info("stopped")
 
 
+@contextmanager
+def _heard_at_once(stop: threading.Event) -> Iterator[None]:
+    """Meanwhile a signal ends what the main thread does, which looks at nothing else."""
+
+    def end(*_: object) -> None:
+        stop.set()
+        raise Stopped
+
+    before = {number: signal.signal(number, end) for number in STOPS}
+    try:
+        if stop.is_set():
+            raise Stopped
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _hang_up(stop: threading.Event, link: FederationClient) -> None:
     """A call that waits at the coordinator ends when the operator wants to stop."""
     stop.wait()
@@ -114,7 +134,11 @@ def _take_part(
     renewal = Renewal(folder, identity, link, state.audit)
     renewal.follow(bundle)
     identity = renewal.identity
-    offer = make_offer(folder, config, identity, bundle, state, ledger)
+    try:
+        reading = _heard_at_once(stop)
+        offer = make_offer(folder, config, identity, bundle, state, ledger, reading)
+    except Stopped:
+        return True
     plan, cohort = offer.plan, offer.cohort
     check_books(ledger, state, offer.subject.plan, identity.site)
     gate = ApprovalGate(

@@ -5,6 +5,7 @@ Nothing is trained and nobody is pinned here; `worker.approval` says whether the
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,8 +53,11 @@ def make_offer(
     bundle: StudyBundle,
     state: WorkerState,
     ledger: Ledger,
+    reading: AbstractContextManager[None] | None = None,
 ) -> Offer:
     """Check the plan, read the films, freeze the cohort, see what its patients have left.
+
+    reading: entered while films are read.
 
     Raises IdentityError, ConfigError, PolicyRefused (see `checked_plan`), BudgetExhausted,
     DataError, StateError.
@@ -61,7 +65,8 @@ def make_offer(
     plan = checked_plan(bundle, identity, config.caps, state)
     key = site_key(folder, config)
     withdrawn = ledger.withdrawals()
-    cohort = read_cohort(folder, config, plan, key, ledger)
+    with reading or nullcontext():
+        cohort = read_cohort(folder, config, plan, key, ledger)
     manifest = cohort.manifest
     assert manifest is not None
     subject = Subject(

@@ -127,7 +127,13 @@ def _patients_of_plain(
         if source.every_film_its_own_patient:
             return np.array([f"film {number}" for number in range(films)], np.str_)
         raise DataError(f"{source.path}: no patient_ids in it; {NO_PATIENTS}")
-    patients = own.astype(np.str_)
+    try:
+        patients = own.astype(np.str_)
+        "".join(patients.ravel().tolist()).encode()
+    except ValueError as err:  # half a character, or none at all
+        raise DataError(
+            f"{source.path}: patient_ids hold what is no text; write them anew"
+        ) from err
     if patients.shape != (films,) or (patients == "").any():
         raise DataError(f"{source.path}: patient_ids must name one patient for each film")
     return patients

@@ -46,7 +46,7 @@ class SiteKey:
 
     def patient(self, name: str) -> bytes:
         """Fingerprint of a patient's id; blanks around it do not count."""
-        return self._mac(_USE_PATIENT, name.strip().encode())[:FINGERPRINT_BYTES]
+        return self._mac(_USE_PATIENT, _bytes(name.strip()))[:FINGERPRINT_BYTES]
 
     def film(self, content: bytes) -> bytes:
         """Fingerprint of a film; content: SHA-256 of its pixels."""
@@ -156,6 +156,11 @@ def difference(old: bytes, new: Manifest) -> str:
     added, gone = len(now.keys() - before.keys()), len(before.keys() - now.keys())
     other = sum(before[film] != now[film] for film in before.keys() & now.keys())
     return f"{added} films more, {gone} fewer, {other} with another label, patient or part"
+
+
+def _bytes(name: str) -> bytes:
+    """A name as bytes; of a file, it need not be text."""
+    return name.encode(errors="surrogateescape")
 
 
 def _canonical(entries: Iterable[Entry]) -> bytes:

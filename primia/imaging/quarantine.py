@@ -42,7 +42,8 @@ class Listed:
 
 def pseudonym(name: str, key: bytes) -> str:
     """What a film is called outside the list that stays here: nothing without the site's key."""
-    return hashlib.blake2b(name.encode(), digest_size=5, key=key, person=_USE_FILM).hexdigest()
+    raw = name.encode(errors="surrogateescape")  # names of files need not be text
+    return hashlib.blake2b(raw, digest_size=5, key=key, person=_USE_FILM).hexdigest()
 
 
 def form_of(path: Path) -> str:

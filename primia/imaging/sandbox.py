@@ -43,6 +43,8 @@ class Sandbox:
         for _ in range(self._count):
             self._free.put(None)  # started when first needed
         self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="films")
+        self._started: list[_Child] = []
+        self._given_up = False
 
     def __enter__(self) -> Self:
         return self
@@ -51,6 +53,10 @@ class Sandbox:
         self, _type: type[BaseException] | None, _err: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:  # fmt: skip
+        if _type is not None:  # nobody waits for the films at hand
+            self._given_up = True
+            for started in list(self._started):
+                started.kill()
         self._threads.shutdown(wait=True, cancel_futures=True)
         while not self._free.empty():
             child = self._free.get()
@@ -75,6 +81,8 @@ class Sandbox:
             if not stat.S_ISREG(os.fstat(file).st_mode):
                 return Defect.MISSING
             for _ in range(2):
+                if self._given_up:
+                    break
                 os.lseek(file, 0, os.SEEK_SET)
                 answer = self._ask(file, size, any_view)
                 if answer is not None:
@@ -88,7 +96,9 @@ class Sandbox:
         child = self._free.get()
         keep: _Child | None = None
         try:
-            child = child or _Child()
+            if child is None:
+                child = _Child()
+                self._started.append(child)
             answer = child.decode(file, size, any_view, self._wall_s)
             keep = child
             return answer
@@ -98,6 +108,7 @@ class Sandbox:
             return None
         finally:
             if keep is None and child is not None:
+                self._started.remove(child)
                 child.close()
             self._free.put(keep)
 
@@ -144,8 +155,12 @@ class _Child:
         pixels = np.frombuffer(self._receive(size * size, deadline), np.uint8)
         return Picture(pixels.reshape(size, size), _text(head, "patient"), _text(head, "issuer"))
 
+    def kill(self) -> None:
+        """End the process; whoever waits for its answer finds it dead."""
+        self._process.kill()
+
     def close(self) -> None:
-        """End the process."""
+        """End the process, and let go of it."""
         self._socket.close()
         self._process.kill()
         self._process.wait()
@@ -182,7 +197,7 @@ def _environment() -> dict[str, str]:
 def _parse(head: bytes) -> dict[str, Any]:
     try:
         parsed = json.loads(head)
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise _Died from err
     if not isinstance(parsed, dict):
         raise _Died
@@ -197,6 +212,11 @@ def _defect(name: object) -> Defect:
 
 def _text(head: dict[str, Any], key: str) -> str | None:
     value = head.get(key)
-    if value is None or isinstance(value, str):
-        return value
+    if value is None:
+        return None
+    try:
+        if isinstance(value, str) and value.encode():
+            return value
+    except UnicodeEncodeError as err:  # half a character
+        raise _Died from err
     raise _Died

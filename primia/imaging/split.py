@@ -69,9 +69,13 @@ def _unique(ids: Ids) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
     return patients, films.reshape(-1)
 
 
+def _bytes(name: str) -> bytes:
+    return name.encode(errors="surrogateescape")  # a patient may be called after a file
+
+
 def _hashes(patients: npt.NDArray[Any], key: bytes, use: bytes) -> npt.NDArray[np.uint64]:
     digests = [
-        hashlib.blake2b(str(p).encode(), digest_size=8, key=key, person=use).digest()
+        hashlib.blake2b(_bytes(str(p)), digest_size=8, key=key, person=use).digest()
         for p in patients.tolist()
     ]
     return np.frombuffer(b"".join(digests), "<u8")

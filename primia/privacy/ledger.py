@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from primia.errors import BudgetExhausted, StateError
+from primia.errors import BudgetExhausted, PolicyRefused, StateError
 from primia.privacy.accounting import epsilon
 from primia.privacy.chain import (
     COLUMNS,
@@ -68,6 +68,7 @@ class Ledger:
             self._db = disk.connect(path, 60.0, one_thread=True)
             try:
                 self._prepare(create)
+                self._file = _file_at(path)
                 disk.sync_folder(path.parent)  # a new file's name is durable, too
             except BaseException:
                 self._db.close()
@@ -103,7 +104,7 @@ class Ledger:
         The release is granted when ε at `cap_delta` of everything that any one person of the cohort
         was part of, this release included, is at most `cap_epsilon`. The same update for the same
         plan and round is charged once, however often it is sent: the row of the first time comes
-        back.
+        back; for other patients, PolicyRefused.
 
         mechanism: what the update revealed; None for one without noise, whose ε is infinite and
             which therefore needs `cap_epsilon=math.inf`, an explicit wish of the site.
@@ -111,9 +112,15 @@ class Ledger:
         study, site: names, for people. time: when, as text (ISO 8601); the ledger has no clock.
         """
         with self._storage(), self._transaction():
+            self._check_in_place()
             rows = self._checked_rows(None)
             for row in rows:
                 if (row.plan, row.round, row.update) == (plan, round_number, update):
+                    if members is not None and row.cohort not in (None, members.digest):
+                        raise PolicyRefused(
+                            "an update of the same bytes is charged to other patients already; "
+                            "it is not released for these"
+                        )
                     return row
             self._afford(rows, mechanism, cap_epsilon, cap_delta, members)
             if members is not None:
@@ -203,7 +210,7 @@ class Ledger:
         """
         with self._storage():
             histories = self._histories(self._rows(), members)
-        return max(_total(history, delta) for history in histories)
+        return _worst(_total(history, delta) for history in histories)
 
     def histories(self, members: Members | None = None) -> list[History]:
         """What the persons who have shown most were part of: one list for each set of cohorts."""
@@ -247,10 +254,10 @@ class Ledger:
         if members is not None:
             self._check_key(rows, members.key)
         histories = self._histories(rows, members)
-        total = max(_total([*history, wanted], cap_delta) for history in histories)
+        total = _worst(_total([*history, wanted], cap_delta) for history in histories)
         if total <= cap_epsilon:  # false for NaN: fail closed
             return
-        spent = max(_total(history, cap_delta) for history in histories)
+        spent = _worst(_total(history, cap_delta) for history in histories)
         raise BudgetExhausted(
             f"privacy budget: {spent:.3f} spent by the patient who has shown most, "
             f"{max(0.0, cap_epsilon - spent):.3f} left, this update would make it {total:.3f}, the "
@@ -327,6 +334,14 @@ class Ledger:
                 "restore the ledger from a backup and find out who wrote to it"
             ) from err
 
+    def _check_in_place(self) -> None:
+        """What is written to a file that was moved or replaced is lost at the next start."""
+        if _file_at(self.path) != self._file:
+            raise StateError(
+                f"{self.path}: the privacy ledger was moved or replaced while it was in use; "
+                "restore the newest copy and start again"
+            )
+
     def _checked_rows(self, at_least: Head | None) -> tuple[Row, ...]:
         rows = self._rows()
         known = {name for (name,) in self._db.execute("SELECT digest FROM cohorts")}
@@ -388,10 +403,11 @@ class Ledger:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # a full disk ends it by itself
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
     @contextmanager
     def _storage(self) -> Iterator[None]:
@@ -408,6 +424,20 @@ class Ledger:
 
 def _head(rows: Sequence[Row]) -> Head:
     return Head(len(rows), rows[-1].digest) if rows else Head(0, GENESIS)
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _worst(figures: Iterable[float]) -> float:
+    """The largest; NaN, which no comparison finds, if there is one."""
+    found = list(figures)
+    return math.nan if any(math.isnan(figure) for figure in found) else max(found)
 
 
 def _total(history: Sequence[Mechanism | None], delta: float) -> float:

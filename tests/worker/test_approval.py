@@ -132,6 +132,8 @@ def test_two_approvers_are_two_names(state: WorkerState) -> None:
         check(state, both)
     with pytest.raises(PolicyRefused, match="has approved this already"):
         approve(state, both, replace(STEWARD, name="  aDA "))
+    with pytest.raises(PolicyRefused, match="has approved this already"):
+        approve(state, both, replace(STEWARD, name="A\u200bda"))
     assert approve(state, both, OFFICER).approved_by == ("Grace", "Ada")
     check(state, both)
 
