@@ -384,7 +384,7 @@ class CoordinatorState(Roster):
         self, attempt: int, reason: str, sites: Iterable[Participation], *, code: str = NOT_ENOUGH
     ) -> None:
         """End an attempt without a sum."""
-        self._close(attempt, Outcome.ABORTED, reason, None, sites, None, None, code)
+        self._close(attempt, Outcome.ABORTED, reason, None, sites, None, None, code=code)
 
     def commit_attempt(
         self,
@@ -411,6 +411,7 @@ class CoordinatorState(Roster):
         sites: Iterable[Participation],
         verdict: Verdict | None,
         model: ModelRow | None,
+        *,
         code: str = "",
     ) -> None:
         sites = list(sites)

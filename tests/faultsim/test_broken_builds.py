@@ -98,9 +98,9 @@ def an_update_is_sent_again_with_fresh_noise(patch: Patch) -> None:
 def a_round_is_committed_in_two_transactions(patch: Patch) -> None:
     close = CoordinatorState._close
 
-    def in_two(self: CoordinatorState, *arguments: Any) -> None:
+    def in_two(self: CoordinatorState, *arguments: Any, **named: Any) -> None:
         *record, model = arguments
-        close(self, *record, None)
+        close(self, *record, None, **named)
         if model is not None:
             with self._db.transaction() as db:
                 self._insert_model(db, model)
