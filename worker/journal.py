@@ -39,6 +39,8 @@ SCHEMA = """
     CREATE TABLE journal_steps (step INTEGER PRIMARY KEY, instruction BLOB NOT NULL) STRICT;
 """
 
+TABLES = ("journal", "journal_steps")
+
 
 @dataclass(frozen=True)
 class Journal:

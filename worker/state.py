@@ -119,7 +119,7 @@ class WorkerState(Book):
     def __init__(
         self, folder: Path, clock: Callable[[], float] = time.time, disk: Disk = DISK
     ) -> None:
-        super().__init__(folder / "worker.db", _MIGRATIONS, clock, disk)
+        super().__init__(folder / "worker.db", _MIGRATIONS, clock, disk, secret=journal.TABLES)
         self.audit = AuditLog(folder / FILE, clock, disk)
         self.journal = journal.JournalBook(self._db, clock)
 

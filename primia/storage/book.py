@@ -21,9 +21,13 @@ class Book:
         migrations: Sequence[str],
         clock: Callable[[], float] = time.time,
         disk: Disk = DISK,
+        secret: Sequence[str] = (),
     ) -> None:
-        """Open or make the file; its first migration is `NOTES`, the others are the caller's."""
-        self._db = Database(path, [NOTES, *migrations], disk)
+        """Open or make the file; its first migration is `NOTES`, the others are the caller's.
+
+        secret: tables that are in no copy.
+        """
+        self._db = Database(path, [NOTES, *migrations], disk, secret)
         self._clock = clock
 
     def close(self) -> None:

@@ -21,13 +21,22 @@ class Database:
     committed round must not come undone. What raises inside `transaction` is rolled back whole.
     """
 
-    def __init__(self, path: Path, migrations: Sequence[str], disk: Disk = DISK) -> None:
+    def __init__(
+        self,
+        path: Path,
+        migrations: Sequence[str],
+        disk: Disk = DISK,
+        secret: Sequence[str] = (),
+    ) -> None:
         """Open or make the database at `path` and bring it to version len(migrations).
 
         migrations: SQL scripts; number i (from 0) takes version i to i + 1, in one transaction.
+        secret: tables that stay out of the copy that is made before a migration, which nobody
+        deletes.
         Raises StateError: damaged, unwritable, or written by a newer primia.
         """
         self.path = path
+        self._secret = secret
         self._disk = disk
         self._lock = threading.RLock()
         self._open = False
@@ -73,6 +82,11 @@ class Database:
         copy = self.path.with_name(f"{self.path.name}.schema-{version}")
         with closing(self._disk.connect(copy, BUSY_S, one_thread=False)) as target:
             self._link.backup(target)
+            target.execute("PRAGMA secure_delete=ON")
+            known = {row[0] for row in target.execute("SELECT name FROM sqlite_master")}
+            for table in known.intersection(self._secret):
+                target.execute(f"DELETE FROM {table}")  # noqa: S608  (a name of our own code)
+            target.commit()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

@@ -44,6 +44,7 @@ from primia.protocol.messages import (
 from primia.secagg.packing import pack
 from primia.types import SiteId, sha256
 from primia.wire.handler import Attendance
+from worker import state as worker_state
 
 SITES = tuple(SiteId(n) for n in NAMES)
 WEST = SiteId("west")
@@ -218,3 +219,22 @@ def test_no_record_of_an_attempt_is_left_when_the_study_is_over(consortium: Cons
     west.link.script = [Attendance(7, study_over="all rounds are committed")]
     assert west.participant.serve()
     assert not any(seed in f.read_bytes() for f in west.folder.glob("worker.db*"))
+
+
+def test_the_copy_made_before_a_migration_holds_no_secret_of_the_round_at_hand(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer primia is installed in the middle of a round; nobody deletes the copy."""
+    Attempt(consortium, consortium.round_id(), SITES).drive(Phase.SURVIVORS)
+    west = consortium.hospitals[WEST]
+    with west.state._db.transaction() as db:
+        (seed,) = db.execute("SELECT seed FROM journal").fetchone()
+    west.state.close()
+    newer = [*worker_state._MIGRATIONS, "CREATE TABLE newer (one INTEGER) STRICT"]
+    monkeypatch.setattr(worker_state, "_MIGRATIONS", newer)
+    west.start()
+    (copy,) = (f for f in west.folder.iterdir() if f.name.startswith("worker.db.schema-"))
+    beside = [f for f in west.folder.iterdir() if f.name.startswith(copy.name)]
+    assert not any(seed in f.read_bytes() for f in beside)
+    with west.state._db.transaction() as db:
+        assert db.execute("SELECT seed FROM journal").fetchone()[0] == seed  # it goes on
