@@ -98,6 +98,9 @@ class Work:
     def reusable(self, round_id: RoundId) -> StoredUpdate | None:
         return self.state.update_for(round_id)
 
+    def check_resumable(self, _update: StoredUpdate) -> None:
+        """The films stay the same."""
+
     def vector(self, _update: StoredUpdate) -> Any:
         return vector_of(self.site, LAYOUT.length)
 
