@@ -209,20 +209,27 @@ class Roster(Book):
             for r in rows
         ]  # fmt: skip
 
-    def renew_site(self, site: SiteId, pem: bytes, fingerprint: str) -> None:
-        """Replace a site's certificate by a newer one for the same key.
+    def renew_site(self, site: SiteId, pem: bytes, fingerprint: str, *, held: str) -> None:
+        """Replace a site's certificate, of fingerprint `held`, by a newer one for the same key.
 
         The older one is taken until the newer one was used, for the reply may get lost, and for
         `OVERLAP_S` after that. Of one that was never used, the one before it stays.
+        Raises IdentityError when the site was struck, or enrolled with another key, meanwhile.
         """
         with self._db.transaction() as db:
-            self.audit.append("site_renewed", site=site, certificate=fingerprint)
-            db.execute(
+            done = db.execute(
                 "UPDATE sites SET certificate = :pem, fingerprint = :fingerprint, previous = "
                 "CASE WHEN previous IS NOT NULL AND previous_until IS NULL THEN previous "
-                "ELSE fingerprint END, previous_until = NULL WHERE site = :site",
-                {"pem": pem, "fingerprint": fingerprint, "site": site},
+                "ELSE fingerprint END, previous_until = NULL "
+                "WHERE site = :site AND fingerprint = :held AND struck_at IS NULL",
+                {"pem": pem, "fingerprint": fingerprint, "site": site, "held": held},
             )
+            if done.rowcount != 1:
+                raise IdentityError(
+                    f"{site} was struck or has enrolled again while its certificate was renewed; "
+                    "the newer one holds"
+                )
+            self.audit.append("site_renewed", site=site, certificate=fingerprint)
             _directory_changed(db)
 
     def struck(self) -> set[SiteId]:

@@ -91,7 +91,7 @@ class Upkeep:
             made = authority.renew_site(
                 key, site, now=self._now(), valid_days=home.CERTIFICATE_DAYS
             )
-            self._state.renew_site(site, to_pem(made), fingerprint(made))
+            self._state.renew_site(site, to_pem(made), fingerprint(made), held=row.fingerprint)
         log.info("site_certificate_renewed", site=site, until=_day(made))
         return to_pem(made)
 

@@ -71,8 +71,17 @@ class JournalBook:
     """The journal in the worker's database; there is one round at a time."""
 
     def __init__(self, db: Database, clock: Callable[[], float]) -> None:
-        """clock: the time of day in seconds."""
+        """Open it, and forget a round that is too old to go on with.
+
+        clock: the time of day in seconds.
+        """
         self._db, self._clock = db, clock
+        with db.transaction() as link:
+            row = link.execute("SELECT made_at FROM journal").fetchone()
+        if row is not None and abs(clock() - row["made_at"]) > LONGEST_S:
+            self.forget()
+        else:
+            db.scrub()  # what was forgotten before a crash may still be in the log
 
     def open(self, journal: Journal) -> None:
         """Begin with a round, in the place of whatever was kept of an earlier one."""

@@ -83,4 +83,5 @@ def _read(pipe: int, real: int) -> None:
                 for note in _told:
                     note(why)
             if why is not None and (left_out := seldom.left_out()) is not None:
-                log.warning("handshake_failed", reason=why, left_out=left_out)
+                with suppress(OSError, ValueError):  # likewise
+                    log.warning("handshake_failed", reason=why, left_out=left_out)

@@ -273,6 +273,8 @@ def test_a_copy_of_a_folder_made_within_a_round_is_not_gone_on_with_a_day_later(
     with sqlite3.connect(site.folder / "worker.db") as db:
         db.execute("UPDATE journal SET made_at = made_at - 90000")
     site.start()
+    with sqlite3.connect(site.folder / "worker.db") as db:
+        assert not db.execute("SELECT * FROM journal").fetchall()  # nor kept for ever
     answers = site.tell(machine.instruction_for(site.site))
     assert not [a for a in answers if isinstance(a, SurvivorSignature)]
 

@@ -126,6 +126,18 @@ def test_the_peers_notice_nothing_of_a_renewal(study: Study) -> None:
     assert north.peers.knows({EAST, NORTH})
 
 
+def test_a_renewal_that_a_strike_or_a_new_enrolment_overtook_changes_nothing(study: Study) -> None:
+    east = study.enrol(EAST)
+    held = fingerprint(east.load().certificate)
+    late = to_pem(east.load().certificate)
+    with pytest.raises(IdentityError, match="enrolled again"):
+        study.state.renew_site(EAST, late, "00", held="of an earlier enrolment")
+    study.state.strike(EAST)
+    with pytest.raises(IdentityError, match="was struck"):
+        study.state.renew_site(EAST, late, "00", held=held)
+    assert [s.fingerprint for s in study.state.sites()] == [held]
+
+
 def test_a_coordinator_that_certifies_another_key_for_a_site_is_refused_by_its_peers(
     study: Study,
 ) -> None:
@@ -138,7 +150,8 @@ def test_a_coordinator_that_certifies_another_key_for_a_site_is_refused_by_its_p
     with pytest.raises(IdentityError, match="another key"):
         north.peers.learn((to_pem(forged),), PLAN)
     # Handed out by the coordinator: the worker says so, and goes on with what it knew.
-    study.state.renew_site(EAST, to_pem(forged), "00")
+    held = fingerprint(east.load().certificate)
+    study.state.renew_site(EAST, to_pem(forged), "00", held=held)
     with capture_logs() as logs:
         north.look(2)
     assert [x["event"] for x in logs] == ["roster_refused"]
