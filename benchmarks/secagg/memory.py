@@ -89,7 +89,7 @@ class Driver:
 class State:
     """Takes every site for enrolled."""
 
-    audit = None  # nobody is refused
+    audit = troubles = None  # nobody is refused
 
     def check_site(self, *_: Any) -> None: ...
 
