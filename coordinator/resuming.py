@@ -54,11 +54,17 @@ def resume(
 
 
 def sweep(state: CoordinatorState, blobs: Blobs) -> None:
-    """Delete blobs that no row names: sums of attempts that ended, models never committed."""
+    """Delete blobs that no row names: sums of attempts that ended, models never committed.
+
+    One that cannot be deleted stays until the next time; it is in nobody's way.
+    """
     used = state.blobs_in_use()
-    for digest in list(blobs):
-        if digest not in used:
-            blobs.remove(digest)
+    try:
+        for digest in list(blobs):
+            if digest not in used:
+                blobs.remove(digest)
+    except StateError as err:
+        log.warning("blobs_not_swept", reason=str(err))
 
 
 def _sum(blobs: Blobs, digest: Digest) -> Ring:

@@ -243,6 +243,9 @@ LOG: Mapping[str, LogEvent] = MappingProxyType(
         "round_not_resumed": LogEvent(
             WORKER, "what was kept of the attempt does not hold any more; it is left"
         ),
+        "blobs_not_swept": LogEvent(
+            COORDINATOR, "a file of no more use cannot be deleted now; tried again later"
+        ),
         "attempt_not_resumed": LogEvent(
             COORDINATOR, "what was kept of the attempt is damaged; the round starts anew"
         ),

@@ -328,9 +328,9 @@ class SimConnection(sqlite3.Connection):
         if self._doom is not None:
             error, self._doom = self._doom, None
             if self._disk.half_committed():
-                super().execute("COMMIT")
+                # With the open changes; never deserialised into this connection, whose prepared
+                # statements would go on with pages that are gone (seen as a bus error).
                 self._ghost = self.serialize()
-                self.deserialize(self._before)
             raise error
         done = super().execute("COMMIT")
         self.commits += changed

@@ -160,10 +160,25 @@ def test_norms_far_from_zero_agree_with_float64_within_the_margin(case, unit):
     assert (found / late_norms(model, x, unit) - 1).abs().max() < CLIP_MARGIN
 
 
+def rounded_alike(model, x):
+    """Whether the forward kernels here give a row the same bits whatever stands beside it.
+
+    A thousand away from zero, and behind a norm, what they differ by is as large as a gradient; no
+    engine that sees the pass alone can bound that, and the documents say so.
+    """
+    whole = model.late(model.before(x))
+    return all(
+        torch.equal(whole[keep], model.late(model.before(x[keep])))
+        for keep in (torch.arange(len(x)) != row for row in range(len(x)))
+    )
+
+
 @pytest.mark.parametrize("case", FAR)
 @pytest.mark.parametrize("clipping", CLIPPINGS)
 def test_the_bound_holds_where_the_input_of_a_late_layer_is_far_from_zero(case, clipping):
     model, x, methods = far(case)
+    if not rounded_alike(model, x):
+        pytest.skip("this CPU rounds a row differently beside fewer (docs/privacy-accounting.md)")
     for unit in (torch.arange(8), UNEQUAL):
         norms = exact_norms(model, wave, x, torch.zeros(8), unit)
         clip_norm = sorted(norms)[1]
