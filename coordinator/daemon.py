@@ -31,7 +31,7 @@ from primia.study import contribution, optimiser
 from primia.types import SiteId
 from primia.wire import handshakes
 from primia.wire.labels import PLAN_LABEL, ROUND_LABEL
-from primia.wire.server import serve
+from primia.wire.server import check_address, serve
 
 log = structlog.get_logger()
 
@@ -57,6 +57,7 @@ def start(
     with StateFolder(folder):
         state = CoordinatorState(folder)
         try:
+            check_address(listen)  # before a plan is pinned, which is for good
             state.audit.append("started", version=__version__)
             compare_books(state)
             blobs = Blobs(folder / "blobs")

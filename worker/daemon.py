@@ -38,7 +38,7 @@ from worker.home import SiteIdentity, load
 from worker.learning import FilmLearning
 from worker.limits import hold_memory
 from worker.offer import make_offer
-from worker.participant import Participant, Pause, Stopped
+from worker.participant import OVER, Participant, Pause, Stopped
 from worker.renewal import Renewal
 from worker.state import WorkerState
 from worker.study import Peers
@@ -68,6 +68,10 @@ def run(folder: Path, config_file: Path, *, metrics_at: tuple[str, int] | None =
         try:
             with open_ledger(folder, config) as ledger:
                 check_books(ledger, state, Digest(state.noted("plan") or ""), identity.site)
+            over = state.noted(OVER)
+            if over is not None:
+                log.info("study_over", reason=over)
+                return
             state.audit.append("started", version=__version__)
             if metrics_at is not None:
                 read = metrics.reader(folder, lambda: load_site(config_file))

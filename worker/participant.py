@@ -74,6 +74,7 @@ log = structlog.get_logger()
 
 SHORTEST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
+OVER = "study_over"  # noted once the coordinator said so: it ends, and nobody answers any more
 T = TypeVar("T")
 
 
@@ -223,6 +224,7 @@ class Participant:
                     self._to_countersign = True  # the last attempt's end may not have been told
                     self._countersign()
                     self._state.journal.forget()
+                    self._state.note(OVER, news.study_over)
                     log.info("study_over", reason=news.study_over)
                     return True
                 if news.instruction is not None:

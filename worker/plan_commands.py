@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from primia.cli.console import out, print_json
+from primia.errors import ConfigError
 
 if TYPE_CHECKING:
     from worker.approval import Person, Standing
@@ -28,7 +29,7 @@ State = Annotated[
 ]
 Config = Annotated[Path, typer.Option("--config", help="The site file, YAML.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Name = Annotated[str, typer.Option("--as", help="Who decides; left out: the account's name.")]
+Name = Annotated[str, typer.Option("--as", help="Who decides; an approval needs it.")]
 Role = Annotated[str, typer.Option(help="In which role, such as 'data protection officer'.")]
 HERE = Path("worker-state")
 SITE = Path("site.yaml")
@@ -58,6 +59,8 @@ def approve(
     """Agree that this plan is trained on these films; any change to either asks again."""
     from worker.page import approve_page, read_page, render
 
+    if not name.strip():
+        raise ConfigError("an approval names a person: say who decides with --as NAME")
     page = read_page(state, config)
     found = approve_page(state, page, _person(name, role))
     if json:

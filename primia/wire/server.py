@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -186,6 +187,18 @@ def _configuration_or_last(
     except PrimiaError as err:
         log.error("certificates_not_read", reason=str(err))
         return None  # gRPC goes on with the last ones
+
+
+def check_address(listen: str) -> None:
+    """Raise StateError when nobody can listen at host:port now; ConfigError for no address."""
+    host, port = split_address(listen, port_zero=True)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as err:
+        raise _cannot_listen(listen) from err
 
 
 def _cannot_listen(listen: str) -> StateError:

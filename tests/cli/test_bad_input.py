@@ -36,6 +36,8 @@ from primia.types import Digest, SiteId
 from primia.wire.labels import PLAN_LABEL
 from primia.wire.server import Server, serve
 from tests.processes.federation import plan
+from worker.participant import OVER
+from worker.state import WorkerState
 
 SITES = ["east", "north", "south"]
 Run = Callable[..., "Ended"]
@@ -343,6 +345,25 @@ def test_a_port_in_use_is_named(
     assert ended.code == 1
     assert lead.server.address in ended.line
     assert "in use" in ended.line
+    state = CoordinatorState(folder)
+    assert state.study() is None, "a plan that was never served can still be mended"
+    state.close()
+
+
+def test_an_approval_without_a_name_is_no_approval(run: Run, tmp_path: Path) -> None:
+    ended = run(worker.cli.main, "plan", "approve", "--state", tmp_path / "n")
+    assert ended.code == 2
+    assert "--as NAME" in ended.line
+
+
+def test_a_worker_started_after_the_study_was_over_ends_at_once(
+    run: Run, lead: Coordinator, north: Path, site_file: Path
+) -> None:
+    state = WorkerState(north)
+    state.note(OVER, "all rounds are committed")
+    state.close()
+    lead.server.stop(0)  # nobody would answer
+    assert run(worker.cli.main, "run", "--state", north, "--config", site_file).code == 0
 
 
 def test_an_address_where_nobody_listens_is_named(
