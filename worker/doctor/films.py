@@ -33,10 +33,10 @@ def decoders(source: DataSource) -> Seen[None]:
     """What DICOM films may need, where there are some. Raises DataError."""
     if source.kind == "npz":
         return Seen(None, "not needed, the films are in an NPZ")
-    films, _ = sample(source, SAMPLE)
     missing = missing_decoders()
     if not missing:
         return Seen(None, "every transfer syntax that primia reads can be decoded")
+    films, _ = sample(source, SAMPLE)
     if any_dicom(path for path, _ in films):
         raise DataError(f"films of these kinds would be left out: {', '.join(missing)}")
     return Seen(None, "no DICOM films here, and not all decoders are installed")
