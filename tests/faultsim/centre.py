@@ -5,6 +5,7 @@ Calls of sites are handled one after the other: the driver has one lock, so noth
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ class Centre:
         self.world, self.weather = world, weather
         self.disk = SimDisk(world, WHO, weather)
         self.driver: RoundDriver | None = None
+        self.calm_since = math.inf
         self.over_since: float | None = None
         self._rng = world.rng(WHO)
         self._study, self._on_change = study, on_change
@@ -118,7 +120,8 @@ class Centre:
         except (StateError, RoundFailed) as err:
             self.world.say(WHO, f"exits: {err}")
             self.world.counted["daemons that ended for the disk"] += 1
-            if not self.weather.stormy or isinstance(err, RoundFailed):
+            late = self.world.now > self.calm_since + 1.0  # not of the storm's last moment
+            if late or isinstance(err, RoundFailed):
                 self.world.find(f"7: {WHO} ends: {err}")
             self._gone()
             self.world.after(self._rng.uniform(5.0, 30.0), self.start)

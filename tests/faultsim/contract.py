@@ -95,10 +95,18 @@ class Contract:
             if round_id.kind is RoundKind.RETRAIN:
                 counted["retrains"] += 1
             return
-        if round_id.kind is RoundKind.RETRAIN and (site, emitted[-1]) in self._signed:
+        if round_id.kind is RoundKind.RETRAIN and self._bound(site, emitted[-1]):
             counted["retrains made anew"] += 1
             return
         self._world.find(f"4: {site} emits a second update for {_name(round_id)}")
+
+    def _bound(self, site: SiteId, update: Digest) -> bool:
+        """Whether the site has signed a list for this update, be it on its disk alone."""
+        hospital = self.hospitals[site]
+        rows = hospital.disk.rows_after_the_worst(
+            hospital.folder / "worker.db", "SELECT digest FROM updates WHERE signed IS NOT NULL"
+        )
+        return (site, update) in self._signed or update in {row[0] for row in rows}
 
     def _check_charged(self, site: SiteId) -> None:
         hospital, mechanism = self.hospitals[site], round_mechanism(self._study.plan)

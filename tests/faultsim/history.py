@@ -131,6 +131,7 @@ class _Storm:
         """Nothing breaks any more."""
         self.world.say("weather", "calm from now on")
         self.weather.calm()
+        self.centre.calm_since = self.world.now
         self.network.cut_until.clear()
         for party in (self.centre, *self.hospitals.values()):
             party.disk.full_until = 0.0
