@@ -71,35 +71,69 @@ class Agenda:
             return RoundKind.EVALUATE
         if self._counted or any(a.round.kind is RoundKind.RETRAIN for a in self._tried):
             return RoundKind.RETRAIN
-        signed = [a for a in self._tried if a.survivors]
-        if not signed:
+        if not any(a.survivors for a in self._tried):
             return RoundKind.TRAIN
-        promised = self._promised_to(RoundKind.TRAIN)
-        failed = self._tried[-1] is not signed[-1] and not self._tried[-1].interrupted
-        if promised and promised <= self.present and not failed:
-            return RoundKind.TRAIN
-        return RoundKind.RETRAIN
+        lists = self._complete_lists(RoundKind.TRAIN)
+        return RoundKind.TRAIN if self._turn(RoundKind.TRAIN) < len(lists) else RoundKind.RETRAIN
 
     @property
     def invitees(self) -> frozenset[SiteId]:
         """Those that signed for each other, if all are here; else everybody but the benched: a
-        site that is away may still come before the round ends."""
-        promised = self._promised_to(self.kind)
-        return promised if promised and promised <= self.present else self.invited - self.benched
+        site that is away may still come before the round ends.
+
+        Which list the sites did sign is known to them alone: they were asked to, and an answer
+        may have been lost. So the lists take turns, the newest first, and everybody last.
+        """
+        choices = [*self._complete_lists(self.kind), self.invited - self.benched]
+        return choices[self._turn(self.kind) % len(choices)]
 
     @property
     def a_signer_is_away(self) -> bool:
         """Whether a round would go better if somebody came back who signed in its last attempt."""
-        promised = self._promised_to(self._tried[-1].round.kind) if self._tried else frozenset()
-        return promised <= self.invited and not promised <= self.present
+        lists = self._lists(self._tried[-1].round.kind) if self._tried else []
+        return bool(lists) and lists[0] <= self.invited and not lists[0] <= self.present
 
-    def _promised_to(self, kind: RoundKind) -> frozenset[SiteId]:
-        """The sites that signed for each other in an attempt of this kind that then aborted.
+    @property
+    def struck_signers(self) -> frozenset[SiteId]:
+        """Struck sites without which no sum of the closing evaluation can be opened any more.
 
-        Their updates join a sum of exactly these sites, without another charge. With shared noise
-        they join none: nobody is bound.
+        Not before an attempt with everybody else has failed, too: nobody may have signed.
+        """
+        lists = self._lists(self.kind)
+        missing = [one - self.invited for one in lists]
+        hopeless = bool(lists) and all(missing) and self._turn(self.kind) > 0
+        if self.kind is not RoundKind.EVALUATE or not hopeless:
+            return frozenset()
+        return frozenset().union(*missing)
+
+    @property
+    def promised(self) -> frozenset[frozenset[SiteId]]:
+        """Every list of sites that may have signed for each other."""
+        return frozenset(self._lists(self.kind))
+
+    def _complete_lists(self, kind: RoundKind) -> list[frozenset[SiteId]]:
+        return [one for one in self._lists(kind) if one <= self.present]
+
+    def _lists(self, kind: RoundKind) -> list[frozenset[SiteId]]:
+        """Sites that were asked to sign for each other, in attempts of this kind that then
+        aborted; the newest first.
+
+        The updates of those that did join a sum of exactly these sites, without another charge.
+        With shared noise they join none: nobody is bound.
         """
         if self.shared_noise and kind is not RoundKind.EVALUATE:
-            return frozenset()
-        signed = [a.survivors for a in self._tried if a.round.kind is kind and a.survivors]
-        return frozenset(signed[-1]) if signed else frozenset()
+            return []
+        asked = [frozenset(a.survivors) for a in self._of(kind) if a.survivors]
+        return list(dict.fromkeys(reversed(asked)))
+
+    def _turn(self, kind: RoundKind) -> int:
+        """How many attempts of this kind have failed since sites were last asked to sign."""
+        since = 0
+        for attempt in reversed(self._of(kind)):
+            if attempt.survivors:
+                break
+            since += not attempt.interrupted
+        return since
+
+    def _of(self, kind: RoundKind) -> list[AttemptRow]:
+        return [a for a in self._tried if a.round.kind is kind]

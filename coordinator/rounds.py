@@ -411,6 +411,13 @@ class RoundDriver:
         if agenda.over:
             self._finish("all rounds are committed")
             return
+        if agenda.struck_signers:
+            names = ", ".join(sorted(agenda.struck_signers))
+            self._finish(
+                f"all rounds are committed; the last model stays without scores, for {names} "
+                "signed for their sum and was struck"
+            )
+            return
         now = self._clock()
         if len(agenda.present & agenda.invitees) < self.terms.quorum or now < self._not_before:
             return
@@ -424,9 +431,8 @@ class RoundDriver:
         self._ready.clear()
         self._anew.clear()
         self._shown = self._discarded = None
-        machine = CoordinatorRound(
-            self._round_terms(round_id, tuple(sorted(agenda.invitees))), now=now
-        )
+        invited, promised = tuple(sorted(agenda.invitees)), agenda.promised
+        machine = CoordinatorRound(self._round_terms(round_id, invited, promised), now=now)
         self._round = machine
         self._carry_out(machine, machine.start())
 
@@ -440,7 +446,12 @@ class RoundDriver:
             readmitted=self._state.readmitted(),
         )
 
-    def _round_terms(self, round_id: RoundId, invited: tuple[SiteId, ...]) -> RoundTerms:
+    def _round_terms(
+        self,
+        round_id: RoundId,
+        invited: tuple[SiteId, ...],
+        promised: frozenset[frozenset[SiteId]] = frozenset(),
+    ) -> RoundTerms:
         return RoundTerms(
             round=round_id,
             invited=invited,
@@ -452,6 +463,7 @@ class RoundDriver:
             cipher=self.terms.cipher,
             groups=self.terms.groups,
             threads=self.terms.threads,
+            promised=promised,
             verify=self._verify,
         )
 
@@ -470,6 +482,7 @@ class RoundDriver:
     def _finish(self, why: str) -> None:
         log.info("study_over", reason=why)
         self._state.audit.append("study_finished", reason=why)
+        self._state.note("over", why)
         self._state.note("state", "finished")
         self._over = why
         self._changed.notify_all()

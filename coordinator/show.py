@@ -237,7 +237,7 @@ def is_running(folder: Path) -> bool:
 
 def _between_rounds(state: CoordinatorState, record: StudyRecord) -> str:
     if record.state == "finished":
-        return "all rounds are committed"
+        return state.noted("over") or "all rounds are committed"
     away = missing_sites(state, record)
     if not away:
         return "no round is open; the next one opens within a minute"

@@ -404,7 +404,19 @@ class CoordinatorRound:
             short = self._topology.short_group(self._answered)
             if short is not None:
                 return self._abort(f"a group has only {len(short)} sites left")
+        if self._splits_a_promise:
+            return self._abort("of sites that may have signed for each other, not all are here")
         return self._enter_next(now)
+
+    @property
+    def _splits_a_promise(self) -> bool:
+        """Whether the survivors would be a part of sites of which some may sign for all only.
+
+        They would refuse, the others sign, and from then on neither sum could be opened.
+        """
+        among = frozenset(self._masked_among)
+        here = self.phase is Phase.MASKED_UPDATE
+        return here and among in self.terms.promised and self._answered != among
 
     def _time_is_up(self, now: float) -> bool:
         deadline = self.next_deadline

@@ -39,6 +39,8 @@ class RoundTerms:
     layout: the vectors that each site sends, side by side.
     cipher: what expands the masks. groups: how many sums are made, each of 3 sites or more.
     threads: that may work on the masks at the end.
+    promised: lists of sites that were asked to sign for each other in earlier attempts at this
+    round: those that did mask among these only, and a part of them is never asked to sign.
     """
 
     round: RoundId
@@ -51,6 +53,7 @@ class RoundTerms:
     cipher: str = "aes-256-ctr"
     groups: int = 1
     threads: int = 1
+    promised: frozenset[frozenset[SiteId]] = frozenset()
     verify: Verify = field(repr=False)
 
     def __post_init__(self) -> None:

@@ -137,6 +137,7 @@ def a_site_forgets_whom_it_signed_for(patch: Patch) -> None:
     patch.setattr(WorkerState, "remember", forgetful)
     # An honest coordinator would bring the signers together again.
     patch.setattr(Agenda, "kind", property(lambda self: kind_without_promises(self)))
+    patch.setattr(Agenda, "promised", frozenset())
 
 
 def kind_without_promises(agenda: Agenda) -> RoundKind:
