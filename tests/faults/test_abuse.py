@@ -50,7 +50,7 @@ def test_m01_m02_a_huge_message_and_garbage_do_not_disturb_the_service(ward: War
         stub.GetStudy(pb.GetStudyRequest(), timeout=30)
         before = peak_bytes(daemon.process.pid)
         with pytest.raises(grpc.RpcError) as caught:
-            stub.Enrol(pb.EnrolRequest(csr=bytes(200 << 20)), timeout=120)
+            list(stub.FetchModel(pb.FetchRequest(digest=bytes(200 << 20)), timeout=120))
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert peak_bytes(daemon.process.pid) - before < 2 * MAX_MESSAGE
         for garbage in (

@@ -31,7 +31,7 @@ class Ward(Federation):
         kept.mkdir(exist_ok=True)
 
         def keep() -> None:
-            while not ended.wait(0.2):
+            while not ended.wait(0.02):  # a round takes less than a second
                 for site in self.sites:
                     for blob in (self.folder / site / "blobs").glob("?" * 64):
                         with contextlib.suppress(FileExistsError, FileNotFoundError):
