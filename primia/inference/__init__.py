@@ -1,0 +1,1 @@
+"""Encrypted prediction: a film's answer without showing the film or the model."""
