@@ -31,6 +31,7 @@ MAX_BOUND = 2.0**29  # keeps |y| under 2^61 with 2 x 16 fraction bits; the openi
 REMEDY = "both sides must run the same release of primia; prepare the model again"
 
 Answer = Literal["class", "probabilities", "logits"]
+Normalisation = Literal["film", "fixed"]
 Integers = npt.NDArray[np.int64]
 Weights = Mapping[str, Integers]
 """By `<node>.weight` and `<node>.bias`. With F fraction bits; the bias of Conv2d and Linear 2F."""
@@ -57,7 +58,8 @@ class Node:
 class Program:
     """The nodes in order of work; the first is the film, the last gives one logit a class.
 
-    mean, std: what the film's pixels (0 to 1) were normalised with, one number a channel.
+    normalisation: "film", each film by its own mean and deviation, as primia trains; or "fixed",
+    pixels from 0 to 1 by `mean` and `std`, one number a channel, which are empty otherwise.
     model_version: new at each `prepare`; the model's mask and its corrections hang on it.
 
     Raises ValueError for anything that does not hold together.
@@ -66,6 +68,7 @@ class Program:
     nodes: tuple[Node, ...]
     classes: tuple[str, ...]
     answer: Answer
+    normalisation: Normalisation
     mean: tuple[float, ...]
     std: tuple[float, ...]
     model_version: str
@@ -89,9 +92,11 @@ class Program:
             raise ValueError(
                 f"the last node gives {self.nodes[-1].shape} for {len(self.classes)} classes"
             )
-        channels = self.nodes[0].shape[0]
-        if not len(self.mean) == len(self.std) == channels:
-            raise ValueError(f"mean and std need one number for each of {channels} channels")
+        if self.normalisation not in get_args(Normalisation):
+            raise ValueError(f"normalisation {self.normalisation!r} is neither film nor fixed")
+        count = self.input_shape[0] if self.normalisation == "fixed" else 0
+        if not len(self.mean) == len(self.std) == count:
+            raise ValueError(f"{self.normalisation} normalisation takes {count} means and stds")
         if not all(abs(m) <= 1e3 for m in self.mean) or not all(1e-3 <= s <= 1e3 for s in self.std):
             raise ValueError("mean or std is out of range")
 
@@ -211,6 +216,7 @@ def _program(raw: Any) -> Program:
         nodes=tuple(_node(n) for n in nodes),
         classes=_list(values["classes"], str, "classes", MAX_CLASSES),
         answer=_typed(values["answer"], str, "answer"),
+        normalisation=_typed(values["normalisation"], str, "normalisation"),
         mean=_list(values["mean"], float, "mean", 1 << 14),
         std=_list(values["std"], float, "std", 1 << 14),
         model_version=_typed(values["model_version"], str, "model_version"),

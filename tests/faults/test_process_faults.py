@@ -60,7 +60,8 @@ def test_f06_a_worker_that_slept_past_the_deadline_is_refused_and_joins_the_next
     assert "east" not in first["contributors"]
     assert "east" in second["contributors"]
     assert [r for r, _ in ward.ledger("east")] == [1, 2]  # its charge of round 1 stays
-    assert [a["reason"] for a in first["absent"] if a["site"] == "east"][0].startswith("no answer")
+    reason = next(a["reason"] for a in first["absent"] if a["site"] == "east")
+    assert reason.startswith("no answer")
     ward.check(sums=2)
 
 

@@ -32,6 +32,7 @@ def program_of(
         nodes=tuple(nodes),
         classes=tuple(f"class-{i}" for i in range(nodes[-1].shape[0])),
         answer=answer,
+        normalisation="fixed",
         mean=(0.5,) * channels,
         std=(0.25,) * channels,
         model_version="0" * 32,

@@ -37,8 +37,9 @@ def test_the_hash_changes_with_any_part_of_the_program() -> None:
         replace(PROGRAM, answer="class"),
         replace(PROGRAM, model_version="1" * 32),
         replace(PROGRAM, mean=(0.4,)),
+        replace(PROGRAM, normalisation="film", mean=(), std=()),
     ]
-    assert len({PROGRAM.digest, *(p.digest for p in others)}) == 5
+    assert len({PROGRAM.digest, *(p.digest for p in others)}) == 6
 
 
 def test_the_shapes_are_those_of_torch() -> None:
@@ -84,6 +85,8 @@ def test_the_shapes_are_those_of_torch() -> None:
         (("model_version",), "0", "model_version"),
         (("fraction_bits",), 60, "fraction_bits 60"),
         (("std",), [0.0], "out of range"),
+        (("normalisation",), "batch", "normalisation 'batch'"),
+        (("normalisation",), "film", "film normalisation takes 0"),
         (("version",), 2, "version 2"),
     ],
 )
