@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from coordinator.state import AttemptRow, ModelRow
+from coordinator.rows import AttemptRow, ModelRow
 from primia.protocol.messages import RoundKind
 from primia.types import SiteId
 

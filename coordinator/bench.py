@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from coordinator.reasons import AWAY, BENCHED
-from coordinator.state import AttemptRow
+from coordinator.rows import AttemptRow
 from primia.types import SiteId
 
 

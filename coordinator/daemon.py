@@ -12,9 +12,11 @@ import structlog
 
 from coordinator import home, metrics
 from coordinator.heads import compare_books
-from coordinator.rounds import RoundDriver, StudyTerms
+from coordinator.rounds import RoundDriver
+from coordinator.rows import ModelRow, PinnedStudy
 from coordinator.service import Service
-from coordinator.state import CoordinatorState, ModelRow, PinnedStudy
+from coordinator.state import CoordinatorState
+from coordinator.terms import StudyTerms
 from coordinator.upkeep import Upkeep
 from primia import __version__
 from primia.config import StudyPlan, canonical_bytes, load_plan, plan_digest, plan_from_canonical

@@ -9,7 +9,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from coordinator.record import study_record
-from coordinator.state import CoordinatorState, ModelRow
+from coordinator.rows import ModelRow
+from coordinator.state import CoordinatorState
 from primia.config import StudyPlan, plan_from_canonical
 from primia.errors import StateError
 from primia.federation.optimiser import unpack_weights

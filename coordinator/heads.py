@@ -13,7 +13,8 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from coordinator.state import CoordinatorState, HeadTrouble
+from coordinator.rows import HeadTrouble
+from coordinator.state import CoordinatorState
 from primia.errors import IdentityError, PeerError
 from primia.identity.certificate import from_pem, to_pem
 from primia.identity.heads import Countersigned, Mark, SignedHeads, countersign

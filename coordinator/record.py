@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from coordinator.state import AttemptRow, CoordinatorState
+from coordinator.rows import AttemptRow
+from coordinator.state import CoordinatorState
 from primia.config import StudyPlan, plan_from_canonical
 from primia.errors import StateError
 from primia.learning.terms import is_distributed

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import numpy as np
 import structlog
 
-from coordinator.state import AttemptRow, CoordinatorState
+from coordinator.rows import AttemptRow
+from coordinator.state import CoordinatorState
 from primia.errors import StateError
 from primia.protocol.carried import FROM, from_json
 from primia.protocol.coordinator import CoordinatorRound

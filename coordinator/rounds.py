@@ -13,15 +13,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import structlog
 
 from coordinator import resuming
 from coordinator.agenda import Agenda
 from coordinator.bench import Benched, bench
+from coordinator.counting import count
 from coordinator.reasons import (
     AWAY,
     BENCHED,
@@ -31,24 +29,10 @@ from coordinator.reasons import (
     RESTARTED,
     WORKER_RESTARTED,
 )
-from coordinator.state import (
-    AttemptRow,
-    CoordinatorState,
-    ModelRow,
-    Participation,
-    Verdict,
-)
+from coordinator.rows import AttemptRow, Participation, Verdict
+from coordinator.state import CoordinatorState
+from coordinator.terms import StudyTerms
 from primia.errors import PeerError, PrimiaError, RoundFailed, StateError
-from primia.federation.contribution import Aggregate, Contribution
-from primia.federation.optimiser import (
-    FedAdam,
-    FedAvg,
-    pack_state,
-    pack_weights,
-    step,
-    unpack_state,
-)
-from primia.federation.robust import decode_groups, has_majority
 from primia.protocol.coordinator import FINAL, CoordinatorRound
 from primia.protocol.events import (
     Abort,
@@ -73,7 +57,6 @@ from primia.protocol.messages import (
     Outcome,
     RevealedShares,
     RoundId,
-    RoundKind,
 )
 from primia.secagg.packing import Packed
 from primia.storage.blobs import Blobs
@@ -86,27 +69,6 @@ LONGEST_PAUSE_S = 60.0  # between an aborted attempt and the next
 SHOWN_EVERY_S = 0.4  # below a tick, which comes twice a second
 MOST_DISCARDS = 3  # sums of one round in a row that do not count; then a person decides
 _PHASES = list(Phase)
-
-
-@dataclass(frozen=True)
-class StudyTerms:
-    """What the rounds need to know of the settled plan."""
-
-    plan: Digest
-    roster: tuple[SiteId, ...]
-    rounds: int
-    quorum: int
-    deadline_s: float
-    grace_s: float
-    stage_timeout_s: float
-    contribution: Contribution
-    cipher: str
-    groups: int
-    threads: int
-    score: Callable[[npt.NDArray[np.int64], tuple[SiteId, ...]], dict[str, Any]]
-    optimiser: FedAvg | FedAdam
-    max_rounds_missed: int = 3  # then a site is not waited for any more
-    voting: bool = False  # whether a model that no majority accepts is taken back
 
 
 @dataclass(frozen=True)
@@ -595,48 +557,21 @@ class RoundDriver:
         """Make the sum count: blobs first, then one row that says so."""
         round_id = machine.terms.round
         try:
-            sums = decode_groups(self.terms.contribution, commit.totals, commit.groups)
-            verdict = self._verdict(round_id, sums, commit.contributors)
+            counted = count(self.terms, self._state, self._blobs, round_id, commit)
         except (RoundFailed, PeerError) as err:
             self._discard(machine, err)
             return
-        model, norm = None, None
-        if round_id.kind is not RoundKind.EVALUATE:
-            model = self._step(round_id.number, sums)
-            norm = float(np.linalg.norm(sums.mean_update))
-            if (verdict and verdict.returned_to is not None) or self._was_rejected(model):
-                # The update was computed on a rejected model, and goes with it; or it leads to one.
-                model = replace(self._state.accepted_model(), number=round_id.number)
-                norm = None
         self._state.commit_attempt(
             round_id.attempt,
             self._participation(machine, commit.contributors),
-            verdict=verdict,
-            model=model,
-            update_norm=norm,
+            verdict=counted.verdict,
+            model=counted.model,
+            update_norm=counted.update_norm,
         )
         resuming.sweep(self._state, self._blobs)
         self._aborts = self._discards = 0
         self._committed = round_id
-        self._log_commit(round_id, commit.contributors, verdict)
-
-    def _verdict(
-        self, round_id: RoundId, sums: Aggregate, contributors: tuple[SiteId, ...]
-    ) -> Verdict | None:
-        """What the sum says of the model the round started from. Model 0 cannot be rejected."""
-        if round_id.kind is RoundKind.RETRAIN:
-            return None
-        before = self._state.newest_model().number
-        scores = self.terms.score(sums.metrics, contributors)
-        if not self.terms.voting:
-            return Verdict(before, scores)
-        accepted = before == 0 or has_majority(sums.votes, len(contributors))
-        returned_to = None if accepted else self._state.accepted_model().number
-        return Verdict(before, scores, sums.votes, returned_to)
-
-    def _was_rejected(self, model: ModelRow) -> bool:
-        """Without noise the same updates may come again; no site counts a model a second time."""
-        return self._state.has_model(model.digest, rejected=True)
+        _log_commit(round_id, commit.contributors, counted.verdict)
 
     def _discard(self, machine: CoordinatorRound, why: PrimiaError) -> None:
         """A sum that honest sites cannot have made: nothing of it is applied."""
@@ -652,29 +587,23 @@ class RoundDriver:
                 "start again"
             )
 
-    def _log_commit(
-        self, round_id: RoundId, contributors: tuple[SiteId, ...], verdict: Verdict | None
-    ) -> None:
-        scores = {} if verdict is None else verdict.scores
-        log.info(
-            "round_committed",
-            round=round_id.number,
-            attempt=round_id.attempt,
-            sites=list(contributors),
-            **{k: round(scores[k], 4) for k in ("auc", "loss") if k in scores},
-        )
-        if verdict is not None and verdict.returned_to is not None:
-            log.warning(
-                "model_rejected",
-                model=verdict.number,
-                votes=verdict.votes,
-                sites=len(contributors),
-                returned_to=verdict.returned_to,
-            )
 
-    def _step(self, number: int, sums: Aggregate) -> ModelRow:
-        """The model that the round makes; its blobs are durable."""
-        before = unpack_state(self._blobs.get(self._state.newest_model().state))
-        state = step(before, sums.mean_update, self.terms.optimiser)
-        digest = self._blobs.put(pack_weights(state.weights))
-        return ModelRow(number, digest, self._blobs.put(pack_state(state)))
+def _log_commit(
+    round_id: RoundId, contributors: tuple[SiteId, ...], verdict: Verdict | None
+) -> None:
+    scores = {} if verdict is None else verdict.scores
+    log.info(
+        "round_committed",
+        round=round_id.number,
+        attempt=round_id.attempt,
+        sites=list(contributors),
+        **{k: round(scores[k], 4) for k in ("auc", "loss") if k in scores},
+    )
+    if verdict is not None and verdict.returned_to is not None:
+        log.warning(
+            "model_rejected",
+            model=verdict.number,
+            votes=verdict.votes,
+            sites=len(contributors),
+            returned_to=verdict.returned_to,
+        )

@@ -10,196 +10,30 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from coordinator import troubles
-from coordinator.reasons import NOT_ENOUGH, RESTARTED
+from coordinator.reasons import NOT_ENOUGH
 from coordinator.roster import Roster
+from coordinator.rows import (
+    AttemptRow,
+    HeadTrouble,
+    ModelRow,
+    Participation,
+    PinnedStudy,
+    Verdict,
+    attempt_row,
+    model_row,
+)
+from coordinator.schema import MIGRATIONS
 from primia.errors import StateError
 from primia.identity.heads import Countersigned, SignedHeads
 from primia.protocol.messages import Outcome, RoundId, RoundKind
-from primia.report.record import Absence
 from primia.storage.audit_log import FILE, AuditLog
 from primia.storage.disk import DISK, Disk
 from primia.types import Digest, SiteId
-
-_MIGRATIONS = [
-    """
-    CREATE TABLE study (
-        one INTEGER PRIMARY KEY CHECK (one = 1),
-        plan BLOB NOT NULL, signature BLOB NOT NULL, digest TEXT NOT NULL,
-        parameters INTEGER NOT NULL, pinned_at REAL NOT NULL
-    ) STRICT;
-    CREATE TABLE invitations (
-        fingerprint TEXT PRIMARY KEY, site TEXT NOT NULL, certificate BLOB NOT NULL,
-        expires_at REAL NOT NULL, request_key TEXT, issued BLOB
-    ) STRICT;
-    CREATE TABLE sites (
-        site TEXT PRIMARY KEY, certificate BLOB NOT NULL, fingerprint TEXT NOT NULL,
-        enrolled_at REAL NOT NULL, struck_at REAL, last_seen REAL
-    ) STRICT;
-    CREATE TABLE attempts (
-        attempt INTEGER PRIMARY KEY AUTOINCREMENT,
-        number INTEGER NOT NULL, kind TEXT NOT NULL, model TEXT NOT NULL,
-        opened_at REAL NOT NULL, phase TEXT NOT NULL, waiting_for TEXT NOT NULL,
-        ready TEXT NOT NULL DEFAULT '[]', survivors TEXT NOT NULL DEFAULT '[]',
-        closed_at REAL, outcome TEXT, reason TEXT NOT NULL DEFAULT '', update_norm REAL
-    ) STRICT;
-    CREATE TABLE participation (
-        attempt INTEGER NOT NULL REFERENCES attempts, site TEXT NOT NULL,
-        charged INTEGER NOT NULL, contributed INTEGER NOT NULL, phase TEXT NOT NULL,
-        reason TEXT NOT NULL, PRIMARY KEY (attempt, site)
-    ) STRICT;
-    CREATE TABLE models (
-        number INTEGER PRIMARY KEY, digest TEXT NOT NULL, state TEXT NOT NULL,
-        scores TEXT, committed_at REAL NOT NULL
-    ) STRICT;
-    CREATE UNIQUE INDEX one_commit ON attempts (number) WHERE outcome = 'committed';
-    """,
-    # Before there were votes every model was accepted.
-    """
-    ALTER TABLE models ADD COLUMN accepted INTEGER;
-    UPDATE models SET accepted = 1 WHERE number = 0 OR scores IS NOT NULL;
-    ALTER TABLE attempts ADD COLUMN votes INTEGER;
-    ALTER TABLE attempts ADD COLUMN returned_to INTEGER;
-    """,
-    # audit_from: attempts of before there was an audit log.
-    """
-    CREATE TABLE heads (
-        site TEXT PRIMARY KEY, heads TEXT NOT NULL, answer TEXT NOT NULL, times INTEGER NOT NULL
-    ) STRICT;
-    CREATE TABLE head_troubles (
-        site TEXT NOT NULL, whose TEXT NOT NULL, attempt INTEGER NOT NULL, reason TEXT NOT NULL,
-        found_at REAL NOT NULL, PRIMARY KEY (site, whose)
-    ) STRICT;
-    INSERT INTO meta SELECT 'audit_from', coalesce(max(attempt), 0) FROM attempts;
-    """,
-    # previous: the certificate that the newer one replaces; valid without end until that is seen.
-    """
-    CREATE TABLE authorities (
-        number INTEGER PRIMARY KEY, certificate BLOB NOT NULL, endorsement BLOB,
-        coordinator BLOB NOT NULL, made_at REAL NOT NULL, retired_at REAL
-    ) STRICT;
-    ALTER TABLE sites ADD COLUMN previous TEXT;
-    ALTER TABLE sites ADD COLUMN previous_until REAL;
-    """,
-    # What an open attempt is resumed from, and the blobs of its masked sums (JSON).
-    """
-    ALTER TABLE attempts ADD COLUMN carried TEXT;
-    ALTER TABLE attempts ADD COLUMN sums TEXT NOT NULL DEFAULT '[]';
-    """,
-    # Codes beside the reasons; those of before are told by how their text began.
-    """
-    ALTER TABLE attempts ADD COLUMN code TEXT NOT NULL DEFAULT '';
-    ALTER TABLE participation ADD COLUMN code TEXT NOT NULL DEFAULT '';
-    UPDATE attempts SET code = CASE
-        WHEN reason = 'the coordinator was restarted' THEN 'coordinator-restarted'
-        WHEN reason LIKE 'the sum was discarded: %' THEN 'discarded'
-        ELSE 'not-enough' END WHERE outcome = 'aborted';
-    UPDATE participation SET code = CASE
-        WHEN reason LIKE 'away: %' THEN 'away'
-        WHEN reason LIKE 'no answer in time%' THEN 'late'
-        WHEN reason LIKE 'declined%' THEN 'declined'
-        WHEN reason LIKE 'struck%' THEN 'struck'
-        WHEN reason LIKE 'revealed a wrong share%' THEN 'wrong-share'
-        WHEN reason LIKE 'the attempt ended%' THEN 'round-ended'
-        WHEN reason = 'the coordinator was restarted' THEN 'coordinator-restarted'
-        WHEN reason LIKE 'the sum was discarded: %' THEN 'discarded'
-        ELSE '' END WHERE reason <> '';
-    CREATE INDEX models_by_digest ON models (digest);
-    """,
-    troubles.SCHEMA,
-]
-
-
-@dataclass(frozen=True)
-class PinnedStudy:
-    """The plan as signed when the study started."""
-
-    plan: bytes
-    signature: bytes
-    digest: Digest
-    parameters: int
-
-
-@dataclass(frozen=True)
-class HeadTrouble:
-    """Books that went back. site: who showed it, None for ourselves; whose: site | coordinator."""
-
-    site: SiteId | None
-    whose: str
-    attempt: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class AttemptRow:
-    """One attempt, with those who were missing from it."""
-
-    round: RoundId
-    opened_at: float
-    phase: str
-    waiting_for: tuple[str, ...]
-    closed_at: float | None
-    outcome: str  # committed | aborted | open
-    reason: str
-    update_norm: float | None
-    votes: int | None  # contributors that accept the model the round started from
-    returned_to: int | None  # number of the last accepted model, when that one was rejected
-    contributors: tuple[str, ...]
-    survivors: tuple[SiteId, ...]  # were asked to sign that their sum be opened
-    charged: tuple[str, ...]  # had an update ready, so have charged it
-    absent: tuple[Absence, ...]
-    carried: str | None = None  # what the open attempt is resumed from, with the blobs `sums`
-    sums: tuple[Digest, ...] = ()
-    code: str = ""  # of `coordinator.reasons`, where it was aborted
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether it ended with the coordinator's own process, and not by what a site did."""
-        return self.code == RESTARTED
-
-
-@dataclass(frozen=True)
-class ModelRow:
-    """A committed global model. Blob `digest` is what sites fetch, blob `state` the checkpoint.
-
-    scores: None until a sum has counted it. accepted: None until that sum has voted on it.
-    """
-
-    number: int
-    digest: Digest
-    state: Digest
-    scores: dict[str, Any] | None = None
-    accepted: bool | None = None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a sum says of the model that its round started from.
-
-    votes: contributors that accept it; None when the plan has no vote.
-    returned_to: number of the model that takes its place when it was rejected.
-    """
-
-    number: int
-    scores: dict[str, Any]
-    votes: int | None = None
-    returned_to: int | None = None
-
-
-@dataclass(frozen=True)
-class Participation:
-    """How one site fared in one attempt."""
-
-    site: SiteId
-    charged: bool
-    contributed: bool
-    phase: str
-    reason: str
-    code: str = ""  # of `coordinator.reasons`
 
 
 class CoordinatorState(Roster):
@@ -214,7 +48,7 @@ class CoordinatorState(Roster):
                 f"{folder.resolve()} is no coordinator's folder; name it with --state or "
                 f"PRIMIA_STATE, or make a new one: primia-coordinator init STUDY --state {folder}"
             )
-        super().__init__(folder / "coordinator.db", _MIGRATIONS, clock, disk)
+        super().__init__(folder / "coordinator.db", MIGRATIONS, clock, disk)
         self.folder = folder
         self.audit = AuditLog(folder / FILE, clock, disk)
         self.troubles = troubles.TroubleBook(self._db, clock)
@@ -486,7 +320,7 @@ class CoordinatorState(Roster):
         """Every committed model, in order."""
         with self._db.transaction() as db:
             rows = db.execute("SELECT * FROM models ORDER BY number").fetchall()
-        return [_model_row(row) for row in rows]
+        return [model_row(row) for row in rows]
 
     def newest_model(self) -> ModelRow:
         """The model that the next round starts from. Raises StateError before the first start."""
@@ -494,7 +328,7 @@ class CoordinatorState(Roster):
             row = db.execute("SELECT * FROM models ORDER BY number DESC LIMIT 1").fetchone()
         if row is None:
             raise StateError("no study was started here yet; run: primia-coordinator start")
-        return _model_row(row)
+        return model_row(row)
 
     def has_model(self, digest: Digest, *, rejected: bool = False) -> bool:
         """Whether this model was committed here; rejected: and then not accepted."""
@@ -530,47 +364,8 @@ class CoordinatorState(Roster):
             ):
                 took_part[row["attempt"]].append(row)
             found = [
-                _attempt_row(Digest(study["digest"]), row, took_part[row["attempt"]])
-                for row in rows
+                attempt_row(Digest(study["digest"]), row, took_part[row["attempt"]]) for row in rows
             ]
             # There is at most one that is open, and it is the last.
             self._closed += [a for a in found if a.outcome != "open"]
             return [*self._closed, *(a for a in found if a.outcome == "open")]
-
-
-def _model_row(row: Any) -> ModelRow:
-    return ModelRow(
-        row["number"], Digest(row["digest"]), Digest(row["state"]),
-        None if row["scores"] is None else json.loads(row["scores"]),
-        None if row["accepted"] is None else bool(row["accepted"]),
-    )  # fmt: skip
-
-
-def _attempt_row(plan: Digest, row: Any, sites: list[Any]) -> AttemptRow:
-    return AttemptRow(
-        round=RoundId(
-            plan, row["number"], row["attempt"], RoundKind(row["kind"]), Digest(row["model"])
-        ),
-        opened_at=row["opened_at"],
-        phase=row["phase"],
-        waiting_for=tuple(json.loads(row["waiting_for"])),
-        closed_at=row["closed_at"],
-        outcome=row["outcome"] or "open",
-        reason=row["reason"],
-        update_norm=row["update_norm"],
-        votes=row["votes"],
-        returned_to=row["returned_to"],
-        contributors=tuple(p["site"] for p in sites if p["contributed"]),
-        survivors=tuple(json.loads(row["survivors"])),
-        charged=tuple(json.loads(row["ready"]))
-        if row["outcome"] is None
-        else tuple(p["site"] for p in sites if p["charged"]),
-        absent=tuple(
-            Absence(p["site"], p["phase"], p["reason"], p["code"])
-            for p in sites
-            if not p["contributed"] and p["reason"]
-        ),
-        carried=row["carried"],
-        sums=tuple(json.loads(row["sums"])),
-        code=row["code"],
-    )

@@ -37,8 +37,9 @@ from worker.gate import ApprovalGate
 from worker.home import SiteIdentity, load
 from worker.learning import FilmLearning
 from worker.limits import hold_memory
+from worker.link import Pause, Stopped
 from worker.offer import make_offer
-from worker.participant import OVER, Participant, Pause, Stopped
+from worker.participant import OVER, Participant
 from worker.renewal import Renewal
 from worker.state import WorkerState
 from worker.study import Peers

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from coordinator import home
-from coordinator.state import CoordinatorState, ModelRow, PinnedStudy
+from coordinator.rows import ModelRow, PinnedStudy
+from coordinator.state import CoordinatorState
 from primia.config.plan import StudyPlan, canonical_bytes, plan_digest
 from primia.config.site import Caps
 from primia.config.strict import validate

@@ -22,6 +22,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from primia.errors import PeerError, RoundFailed
+from primia.protocol.answers import (
+    Exchange,
+    check_advert,
+    check_masked,
+    check_revealed,
+    check_sealed,
+    check_signature,
+)
 from primia.protocol.carried import Carried
 from primia.protocol.events import (
     Abort,
@@ -58,17 +66,9 @@ from primia.protocol.messages import (
     SurvivorSignature,
     Train,
 )
-from primia.protocol.session import (
-    advert_statement,
-    partner_statement,
-    session_id,
-    survivor_statement,
-)
+from primia.protocol.session import session_id
 from primia.protocol.unmasking import MaskedSums, unmask
-from primia.secagg.keys import KEY_BYTES, check_public_key
 from primia.secagg.packing import Packed, add_packed
-from primia.secagg.sealing import SEALED_BYTES
-from primia.secagg.shares import SHARE_BYTES
 from primia.secagg.topology import Topology, threshold
 from primia.types import Digest, Ring, SiteId
 
@@ -264,22 +264,22 @@ class CoordinatorRound:
             return False  # it was asked for, and t others were faster
         if isinstance(answer, Masked):
             self._refuse_unless_awaited(site, UpdateArrived)
-            self._check_masked(site, answer)
+            check_masked(site, answer, self._exchange)
             self._masked[site] = self._taken[kind, site] = answer
             return True  # its vectors follow
         self._refuse_unless_awaited(site, kind)
         match answer:
             case KeyAdvert():
-                self._check_advert(site, answer)
+                check_advert(site, answer, self._cohort, self.terms.verify)
                 self._adverts[site] = answer
             case SealedShares():
-                self._check_sealed(site, answer)
+                check_sealed(site, answer, self._exchange)
                 self._sealed[site] = answer
             case SurvivorSignature():
-                self._check_signature(site, answer)
+                check_signature(site, answer, self._exchange)
                 self._signatures[site] = answer.signature
             case RevealedShares():
-                self._check_revealed(site, answer)
+                check_revealed(site, answer, self._exchange)
                 self._revealed[site] = answer
                 self._opened.update([*answer.self_seeds, *answer.mask_keys])
         self._taken[kind, site] = answer
@@ -321,50 +321,10 @@ class CoordinatorRound:
         if site not in self._expected - self._answered:
             raise PeerError(f"{site} is not awaited at {self.phase.value}; wait for the next round")
 
-    # --- checks of one answer, each raising PeerError ---
-
-    def _check_advert(self, site: SiteId, advert: KeyAdvert) -> None:
-        if advert.site != site or len(advert.seed_commitment) != KEY_BYTES:
-            raise PeerError(f"keys of {site}: malformed; check that both sides run one version")
-        check_public_key(advert.mask_key)
-        check_public_key(advert.seal_key)
-        if not self.terms.verify(site, advert_statement(advert, self._cohort), advert.signature):
-            raise PeerError(f"keys of {site}: the signature does not hold; check its certificate")
-
-    def _check_sealed(self, site: SiteId, answer: SealedShares) -> None:
-        self._check_session(site, answer.session)
-        if set(answer.sealed) != set(self._topology.holders(site)) - {site} or any(
-            len(c) != SEALED_BYTES for c in answer.sealed.values()
-        ):
-            raise PeerError(f"sealed shares of {site}: not one for each neighbour")
-
-    def _check_masked(self, site: SiteId, answer: Masked) -> None:
-        self._check_session(site, answer.session)
-        statement = partner_statement(self.session, self._masked_among)
-        if not self.terms.verify(site, statement, answer.signature):
-            raise PeerError(f"mask partners of {site}: the signature does not hold")
-
-    def _check_signature(self, site: SiteId, answer: SurvivorSignature) -> None:
-        self._check_session(site, answer.session)
-        statement = survivor_statement(self.session, self._masked_among, self.contributors)
-        if not self.terms.verify(site, statement, answer.signature):
-            raise PeerError(f"survivor list of {site}: the signature does not hold")
-
-    def _check_revealed(self, site: SiteId, answer: RevealedShares) -> None:
-        self._check_session(site, answer.session)
-        owners = set(self._topology.holders(site))
-        alive = owners & set(self.contributors)
-        lost = owners & set(self._masked_among) - alive
-        if set(answer.self_seeds) != alive or set(answer.mask_keys) != lost:
-            raise PeerError(f"shares of {site}: not one kind for each peer as signed")
-        if any(
-            len(s) != SHARE_BYTES for m in (answer.self_seeds, answer.mask_keys) for s in m.values()
-        ):
-            raise PeerError(f"shares of {site}: malformed")
-
-    def _check_session(self, site: SiteId, session: bytes) -> None:
-        if session != self.session:
-            raise PeerError(f"{site} answered for another session; it should drop this round")
+    @property
+    def _exchange(self) -> Exchange:
+        """What the answers from the vectors on are checked against."""
+        return Exchange(self._topology, self._masked_among, self.contributors, self.terms.verify)
 
     # --- moving on ---
 

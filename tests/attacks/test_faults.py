@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import worker.participant
+import worker.link
 from coordinator import daemon, home
 from coordinator.state import CoordinatorState
 from primia.errors import IdentityError, PolicyRefused, StateError, Unreachable
@@ -27,7 +27,7 @@ from worker.work import check_books
 def test_a_link_that_broke_while_the_model_was_fetched_does_not_cost_the_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker.participant, "SHORTEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(worker.link, "SHORTEST_PAUSE_S", 0.01)
     consortium = Consortium(tmp_path)
     west = consortium.hospitals[SiteId("west")]
     west.link.broken_fetches.append(Unreachable("the link is down"))

@@ -24,7 +24,7 @@ from primia.imaging.pictures import Defect, Picture
 from primia.imaging.readers import load_cohort
 from primia.imaging.sandbox import Sandbox
 from worker.daemon import _heard_at_once
-from worker.participant import Stopped
+from worker.link import Stopped
 
 SIZE = 28
 KEY = SiteKey(bytes(32))

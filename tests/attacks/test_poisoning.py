@@ -25,8 +25,10 @@ from hypothesis import strategies as st
 
 from coordinator import home, record, show, why
 from coordinator.export import kept_models
-from coordinator.rounds import MOST_DISCARDS, RoundDriver, StudyTerms
-from coordinator.state import CoordinatorState, ModelRow, PinnedStudy
+from coordinator.rounds import MOST_DISCARDS, RoundDriver
+from coordinator.rows import ModelRow, PinnedStudy
+from coordinator.state import CoordinatorState
+from coordinator.terms import StudyTerms
 from primia import outcome
 from primia.config.plan import StudyPlan, canonical_bytes, plan_digest
 from primia.contribute import vote_on

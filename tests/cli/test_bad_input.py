@@ -21,8 +21,9 @@ import coordinator.cli
 import worker.cli
 from coordinator import home
 from coordinator.rounds import RoundDriver
+from coordinator.rows import ModelRow, PinnedStudy
 from coordinator.service import Service
-from coordinator.state import CoordinatorState, ModelRow, PinnedStudy
+from coordinator.state import CoordinatorState
 from primia.cli import main as primia_cli
 from primia.config import canonical_bytes, load_plan, plan_digest
 from primia.demo.plans import write_yaml

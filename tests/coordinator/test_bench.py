@@ -9,7 +9,7 @@ from coordinator import reasons
 from coordinator.agenda import Agenda
 from coordinator.bench import Benched, bench
 from coordinator.reasons import AWAY, BENCHED, NEXT
-from coordinator.state import AttemptRow, ModelRow
+from coordinator.rows import AttemptRow, ModelRow
 from primia.protocol.events import Loss
 from primia.protocol.messages import RoundId, RoundKind
 from primia.report.record import Absence

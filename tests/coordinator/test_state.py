@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from coordinator import home
-from coordinator.state import CoordinatorState, ModelRow, Participation, PinnedStudy
+from coordinator.rows import ModelRow, Participation, PinnedStudy
+from coordinator.state import CoordinatorState
 from primia.errors import StateError
 from primia.protocol.messages import RoundKind
 from primia.types import Digest, SiteId

@@ -27,7 +27,8 @@ from tests.faultsim.weather import Weather, until_restarted_s
 from tests.faultsim.world import Crash, Task, World, this_task
 from worker.approval import Person, Subject, approve, policy_of
 from worker.gate import ApprovalGate
-from worker.participant import Participant, Pause
+from worker.link import Pause
+from worker.participant import Participant
 from worker.state import WorkerState
 from worker.study import Peers, checked_plan
 from worker.work import LocalWork, check_books

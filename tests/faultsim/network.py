@@ -78,7 +78,7 @@ class Network:
 
 
 class SimLink:
-    """A site's calls, as `worker.participant.Link` wants them. It belongs to one process."""
+    """A site's calls, as `worker.link.Link` wants them. It belongs to one process."""
 
     def __init__(
         self, world: World, network: Network, server: Server, observer: Observer, site: SiteId

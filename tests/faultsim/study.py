@@ -19,8 +19,8 @@ import numpy.typing as npt
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from coordinator.rounds import StudyTerms
-from coordinator.state import ModelRow, PinnedStudy
+from coordinator.rows import ModelRow, PinnedStudy
+from coordinator.terms import StudyTerms
 from primia.config import StudyPlan, canonical_bytes, plan_digest
 from primia.config.site import Caps
 from primia.federation.contribution import Contribution

@@ -372,22 +372,28 @@ MUTATIONS = (
     ),
     Mutation(
         "the coordinator believes unsigned keys",
-        PROTOCOL + "coordinator.py",
-        "if not self.terms.verify(site, advert_statement(advert, self._cohort), advert.signature):",
+        PROTOCOL + "answers.py",
+        "if not verify(site, advert_statement(advert, cohort), advert.signature):",
         "if False:",
     ),
     Mutation(
         "the coordinator believes any survivor signature",
-        PROTOCOL + "coordinator.py",
-        "        if not self.terms.verify(site, statement, answer.signature):\n"
-        '            raise PeerError(f"survivor list',
-        '        if False:\n            raise PeerError(f"survivor list',
+        PROTOCOL + "answers.py",
+        "    if not exchange.verify(site, statement, answer.signature):\n"
+        '        raise PeerError(f"survivor list',
+        '    if False:\n        raise PeerError(f"survivor list',
     ),
     Mutation(
         "the coordinator goes on below the quorum",
         PROTOCOL + "coordinator.py",
         "            case Phase.TRAINING:\n                return quorum\n",
         "            case Phase.TRAINING:\n                return SMALLEST_COHORT\n",
+    ),
+    Mutation(
+        "the coordinator asks a part of those that may have signed",
+        PROTOCOL + "coordinator.py",
+        "        if self._splits_a_promise:\n",
+        "        if False:\n",
     ),
     Mutation(
         "lost sites' masks stay in the sum",

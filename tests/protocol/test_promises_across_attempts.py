@@ -15,7 +15,7 @@ from in_memory_round import ROUND, World, silent
 
 from coordinator.agenda import Agenda
 from coordinator.reasons import NOT_ENOUGH, RESTARTED
-from coordinator.state import AttemptRow, ModelRow
+from coordinator.rows import AttemptRow, ModelRow
 from primia.errors import PeerError, PolicyRefused
 from primia.protocol.coordinator import CoordinatorRound
 from primia.protocol.events import Abort, Commit, Phase, Tell, Tick

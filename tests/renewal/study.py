@@ -17,8 +17,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from coordinator import home
+from coordinator.rows import ModelRow, PinnedStudy
 from coordinator.service import Service
-from coordinator.state import CoordinatorState, ModelRow, PinnedStudy
+from coordinator.state import CoordinatorState
 from coordinator.upkeep import Upkeep
 from primia.config import canonical_bytes, plan_digest
 from primia.config.plan import StudyPlan

@@ -7,7 +7,8 @@ import sqlite3
 import pytest
 
 from coordinator import home
-from coordinator.state import _MIGRATIONS, CoordinatorState
+from coordinator.schema import MIGRATIONS
+from coordinator.state import CoordinatorState
 from primia.errors import StateError
 from primia.identity import authority, keyfile
 from primia.identity.certificate import to_pem
@@ -25,8 +26,8 @@ def older(tmp_path):
     own = made.issue_coordinator(key.public_key(), PLAN.study, now=home.now(), valid_days=9)
     keyfile.store_key(folder / "identity" / "coordinator.key", key)
     keyfile.store(folder / "identity" / "coordinator.pem", to_pem(own))
-    before = next(i for i, sql in enumerate(_MIGRATIONS) if "TABLE authorities" in sql)
-    Database(folder / "coordinator.db", [NOTES, *_MIGRATIONS[:before]]).close()
+    before = next(i for i, sql in enumerate(MIGRATIONS) if "TABLE authorities" in sql)
+    Database(folder / "coordinator.db", [NOTES, *MIGRATIONS[:before]]).close()
     with sqlite3.connect(folder / "coordinator.db") as db:
         db.execute("INSERT INTO sites VALUES ('east', X'00', 'ab', 0, NULL, NULL)")
         db.execute("INSERT INTO meta VALUES ('study', ?)", (PLAN.study,))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from structlog.testing import capture_logs
 
-from worker.participant import LONGEST_PAUSE_S, Pause
+from worker.link import LONGEST_PAUSE_S, Pause
 
 
 class Clock:
