@@ -175,6 +175,10 @@ class World:
         vector = (self.vectors or {}).get(site, vector_of(site, self.length))
         return Member(SiteRound(**{**arguments, **changes}), vector)
 
+    def minds_no_signature(self) -> None:
+        """The coordinator takes whatever the sites sign, as one that lied to them has to."""
+        self.coordinator.terms = replace(self.coordinator.terms, verify=lambda *_: True)
+
     def plain_sum(self, sites: Collection[SiteId]) -> Ring:
         """The reference: Python integers, reduced once at the end, each vector in its ring."""
         assert self.layout is not None
