@@ -22,7 +22,8 @@ from primia.storage.blobs import Blobs
 def write_export(state: CoordinatorState, home: Path, folder: Path) -> list[Path]:
     """Write the export of the study as it stands; returns the files written.
 
-    Raises StateError when nothing was started, or the folder cannot be written.
+    An older export of the same study is replaced. Raises StateError when nothing was started, when
+    the folder holds another study's export, or cannot be written.
     """
     record = study_record(state)
     pinned = state.study()
@@ -30,6 +31,7 @@ def write_export(state: CoordinatorState, home: Path, folder: Path) -> list[Path
     plan = plan_from_canonical(pinned.plan)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _refuse_anothers(folder, plan.study)
         write_report(record, plan, folder)
         text = json.dumps(plan.model_dump(mode="json"), indent=2)
         (folder / "plan.json").write_text(text + "\n", encoding="utf-8")
@@ -44,6 +46,18 @@ def write_export(state: CoordinatorState, home: Path, folder: Path) -> list[Path
         ) from err
     state.audit.append("exported", files=[path.name for path in written])
     return written
+
+
+def _refuse_anothers(folder: Path, study: str) -> None:
+    """Two studies exported to one folder would leave files of both in it."""
+    try:
+        there = json.loads((folder / "plan.json").read_text(encoding="utf-8"))["study"]
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError):
+        there = "something else"
+    if there != study:
+        raise StateError(f"{folder} holds the export of {there}; choose another folder")
 
 
 def kept_models(state: CoordinatorState) -> dict[str, ModelRow]:

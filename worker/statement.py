@@ -70,11 +70,11 @@ def check_statement(path: Path, authority: x509.Certificate | None) -> Checked:
     """
     raw = keyfile.load(path)
     try:
-        signed = json.loads(raw)
+        signed = json.loads(raw, parse_constant=_no_number)
         content, signature = signed["statement"], bytes.fromhex(signed["signature"])
         certificate = from_pem(str(signed["certificate"]).encode())
         said = str(content["site"])
-    except (ValueError, KeyError, TypeError) as err:
+    except (ValueError, KeyError, TypeError, RecursionError) as err:
         raise StateError(f"{path}: not a statement of a privacy ledger ({err})") from err
     who = identity_of(certificate)
     if not verify(certificate, LABEL, _canonical(content), signature) or who.name != said:
@@ -85,6 +85,10 @@ def check_statement(path: Path, authority: x509.Certificate | None) -> Checked:
     if authority is not None:  # as of when it was issued: it may have run out since
         check_issued(certificate, authority, role=Role.SITE, now=certificate.not_valid_before_utc)
     return Checked(content, str(who), fingerprint(certificate))
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of a statement")
 
 
 def _canonical(content: dict[str, Any]) -> bytes:

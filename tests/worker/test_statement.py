@@ -100,3 +100,11 @@ def test_something_else_is_no_statement(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(StateError, match="not a statement"):
         check_statement(tmp_path / "x.json", None)
+
+
+@pytest.mark.parametrize("spoiled", ["[" * 100_000, '{"statement": {"site": NaN}}', "{}", "[1]"])
+def test_a_file_that_is_no_statement_is_said_to_be_none(tmp_path: Path, spoiled: str) -> None:
+    path = tmp_path / "statement.json"
+    path.write_text(spoiled)
+    with pytest.raises(StateError, match="not a statement"):
+        check_statement(path, None)
