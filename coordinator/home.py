@@ -18,7 +18,6 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from coordinator.roster import AuthorityRow
 from coordinator.state import CoordinatorState
 from primia.errors import ConfigError, StateError
 from primia.identity import authority, keyfile
@@ -32,6 +31,7 @@ from primia.identity.certificate import (
     to_pem,
 )
 from primia.identity.invitation import Invitation
+from primia.roster import AuthorityRow
 from primia.storage.folder import StateFolder
 from primia.types import SiteId
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from cryptography import x509
 
 from coordinator import home
-from coordinator.roster import AuthorityRow, Site
 from coordinator.state import CoordinatorState
 from primia.errors import StateError
 from primia.identity import authority, keyfile
 from primia.identity.certificate import fingerprint, from_pem, is_issued_by, to_pem
 from primia.identity.rotation import endorse
+from primia.roster import AuthorityRow, Site
 from primia.types import SiteId
 
 

@@ -14,7 +14,6 @@ from cryptography.hazmat.primitives import serialization
 from coordinator import home
 from coordinator.heads import HeadKeeper
 from coordinator.refusals import Refusals
-from coordinator.roster import struck_text
 from coordinator.rounds import RoundDriver
 from coordinator.state import CoordinatorState
 from coordinator.upkeep import Upkeep
@@ -30,6 +29,7 @@ from primia.identity.certificate import (
 from primia.identity.heads import Countersigned, SignedHeads
 from primia.identity.keyfile import key_to_pem
 from primia.protocol.messages import Answer
+from primia.roster import struck_text
 from primia.storage.blobs import Blobs
 from primia.types import Digest, SiteId, sha256
 from primia.wire.handler import (

@@ -16,7 +16,6 @@ from typing import Any
 
 from coordinator import troubles
 from coordinator.reasons import NOT_ENOUGH
-from coordinator.roster import Roster
 from coordinator.rows import (
     AttemptRow,
     HeadTrouble,
@@ -31,6 +30,7 @@ from coordinator.schema import MIGRATIONS
 from primia.errors import StateError
 from primia.identity.heads import Countersigned, SignedHeads
 from primia.protocol.messages import Outcome, RoundId, RoundKind
+from primia.roster import Roster
 from primia.storage.audit_log import FILE, AuditLog
 from primia.storage.disk import DISK, Disk
 from primia.types import Digest, SiteId

@@ -13,11 +13,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from coordinator import home
 from coordinator.reasons import NOT_RENEWED
-from coordinator.roster import AuthorityRow
 from coordinator.state import CoordinatorState
 from primia.errors import PrimiaError, StateError, Unreachable
 from primia.identity.certificate import fingerprint, is_issued_by, to_pem
 from primia.identity.expiry import Notices, renewal_due
+from primia.roster import AuthorityRow
 from primia.types import SiteId
 
 log = structlog.get_logger()

@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "outcome": {"config", "learning", "privacy", "report", "study"},
     "annex": {"config", "learning", "privacy"},
     "logs": set(),
+    "roster": {"storage", "identity"},  # of whoever invites: coordinator, model owner
     "bundle": set(),
     "cli": {
         "annex",

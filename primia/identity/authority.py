@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,13 +10,14 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import NameOID
 
 from primia.errors import IdentityError, StateError
 from primia.identity import keyfile
 from primia.identity.certificate import (
     BACKDATED,
-    COORDINATOR_HOST,
+    HOSTS,
+    USES,
     Identity,
     Role,
     check_key,
@@ -49,13 +49,7 @@ class Authority:
         self, key: ec.EllipticCurvePublicKey, study: str, *, now: datetime, valid_days: int
     ) -> x509.Certificate:
         """A server certificate for the coordinator of `study`."""
-        return self._issue(
-            Identity(Role.COORDINATOR, study),
-            key,
-            [x509.DNSName(COORDINATOR_HOST)],
-            now=now,
-            valid_days=valid_days,
-        )
+        return self.issue(Identity(Role.COORDINATOR, study), key, now=now, valid_days=valid_days)
 
     def issue_site(
         self, csr: bytes, site: SiteId, *, now: datetime, valid_days: int
@@ -71,25 +65,16 @@ class Authority:
         self, key: ec.EllipticCurvePublicKey, site: SiteId, *, now: datetime, valid_days: int
     ) -> x509.Certificate:
         """A client certificate for `site` and a key that it has proved to hold."""
-        return self._issue(Identity(Role.SITE, site), key, [], now=now, valid_days=valid_days)
+        return self.issue(Identity(Role.SITE, site), key, now=now, valid_days=valid_days)
 
-    def _issue(
-        self,
-        identity: Identity,
-        key: ec.EllipticCurvePublicKey,
-        further: Sequence[x509.GeneralName],
-        *,
-        now: datetime,
-        valid_days: int,
+    def issue(
+        self, identity: Identity, key: ec.EllipticCurvePublicKey, *, now: datetime, valid_days: int
     ) -> x509.Certificate:
+        """A certificate of any role, for a key that its owner has proved to hold."""
         check_validity(self.certificate, "the study authority's certificate", now=now)
-        use = (
-            ExtendedKeyUsageOID.SERVER_AUTH
-            if identity.role is Role.COORDINATOR
-            else ExtendedKeyUsageOID.CLIENT_AUTH
-        )
+        further = [x509.DNSName(HOSTS[identity.role])] if identity.role in HOSTS else []
         end = min(now + timedelta(days=valid_days), self.certificate.not_valid_after_utc)
-        names = [x509.UniformResourceIdentifier(identity.uri), *further]
+        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(identity.uri), *further]
         return (
             x509.CertificateBuilder()
             .subject_name(common_name(str(identity)))
@@ -100,7 +85,7 @@ class Authority:
             .not_valid_after(end)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(key_usage(signs_certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([use]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(USES[identity.role]), critical=False)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()),

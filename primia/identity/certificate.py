@@ -5,6 +5,8 @@ Identity is the one URI in the subject alternative name; the common name is neve
     primia://site/<site>              a hospital, client only
     primia://coordinator/<study>      the coordinator, server only
     primia://enrol/<site>             knowledge of an invitation, self-signed, may only enrol
+    primia://model/<service>          who serves encrypted predictions; dials the dealer, too
+    primia://dealer/<name>            who deals for encrypted predictions, server only
 """
 
 from __future__ import annotations
@@ -28,6 +30,10 @@ from primia.types import SiteId, sha256, site_id
 COORDINATOR_HOST = "coordinator.primia.internal"
 """The one DNS name in a coordinator's certificate, whatever its address; clients ask for it."""
 
+MODEL_HOST = "model.primia.internal"
+DEALER_HOST = "dealer.primia.internal"
+"""The same for the two servers of encrypted prediction."""
+
 BACKDATED = timedelta(hours=1)
 """Certificates start this long before they are made, so that a slow clock can use them at once."""
 
@@ -41,13 +47,32 @@ class Role(StrEnum):
     SITE = "site"
     COORDINATOR = "coordinator"
     ENROL = "enrol"
+    MODEL = "model"
+    DEALER = "dealer"
 
 
-_USE = {
-    Role.SITE: ExtendedKeyUsageOID.CLIENT_AUTH,
-    Role.ENROL: ExtendedKeyUsageOID.CLIENT_AUTH,
-    Role.COORDINATOR: ExtendedKeyUsageOID.SERVER_AUTH,
+USES = {
+    Role.SITE: (ExtendedKeyUsageOID.CLIENT_AUTH,),
+    Role.ENROL: (ExtendedKeyUsageOID.CLIENT_AUTH,),
+    Role.COORDINATOR: (ExtendedKeyUsageOID.SERVER_AUTH,),
+    Role.MODEL: (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH),
+    Role.DEALER: (ExtendedKeyUsageOID.SERVER_AUTH,),
 }
+"""Which end of a connection a role's certificate is for."""
+
+HOSTS = {
+    Role.COORDINATOR: COORDINATOR_HOST,
+    Role.MODEL: MODEL_HOST,
+    Role.DEALER: DEALER_HOST,
+}
+"""The name that a client asks a server of this role for."""
+
+CALLED = {
+    Role.COORDINATOR: "coordinator",
+    Role.MODEL: "model owner",
+    Role.DEALER: "dealer",
+}
+"""What a message calls a server of this role."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +83,7 @@ class Identity:
     name: str
 
     def __post_init__(self) -> None:
-        if self.role is Role.COORDINATOR:
+        if self.role in {Role.COORDINATOR, Role.MODEL}:
             if not _STUDY.fullmatch(self.name):
                 raise ValueError(f"{self.name!r} is not a study name")
         else:
@@ -71,8 +96,8 @@ class Identity:
 
     @property
     def site(self) -> SiteId:
-        """The site's name. A coordinator has none: asking is a bug (ValueError)."""
-        if self.role is Role.COORDINATOR:
+        """The site's name. A server has none: asking is a bug (ValueError)."""
+        if self.role in HOSTS:
             raise ValueError(f"{self} is no site")
         return SiteId(self.name)
 
@@ -171,7 +196,7 @@ def identity_of(certificate: x509.Certificate) -> Identity:
         identity = Identity(Role(role), name)
     except ValueError as err:
         raise IdentityError(f"the certificate is for {uris[0]!r}, which is no primia name") from err
-    if others != ([COORDINATOR_HOST] if identity.role is Role.COORDINATOR else []):
+    if others != ([HOSTS[identity.role]] if identity.role in HOSTS else []):
         raise IdentityError(f"the certificate of {identity} carries further names; it is not ours")
     return identity
 
@@ -252,5 +277,5 @@ def _check_profile(certificate: x509.Certificate, role: Role) -> None:
         is_ca = extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension) as err:
         raise IdentityError("the certificate does not say what it may be used for") from err
-    if is_ca or uses != [_USE[role]]:
+    if is_ca or uses != list(USES[role]):
         raise IdentityError(f"the certificate's key usage is not that of a {role.value}")

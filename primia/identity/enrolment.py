@@ -12,13 +12,23 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from primia.errors import IdentityError
 from primia.identity.authority import common_name
-from primia.identity.certificate import Role, check_issued, check_key, fingerprint, from_pem
+from primia.identity.certificate import (
+    CALLED,
+    Role,
+    check_issued,
+    check_key,
+    fingerprint,
+    from_pem,
+)
 from primia.identity.invitation import Invitation
 
 
 @dataclass(frozen=True)
 class Enrolled:
-    """What a site keeps after a reply that held: its certificate and whom to trust."""
+    """What a site keeps after a reply that held: its certificate and whom to trust.
+
+    coordinator: whoever served the reply; a model owner, where predictions are enrolled for.
+    """
 
     certificate: x509.Certificate
     authority: x509.Certificate
@@ -44,11 +54,14 @@ def check_reply(
     authority: bytes,
     served_by: bytes,
     now: datetime,
+    server: Role = Role.COORDINATOR,
+    role: Role = Role.SITE,
 ) -> Enrolled:
     """Decide whether the reply comes from the coordinator that the code meant.
 
     certificate, authority: PEM, from the reply. served_by: PEM of the certificate that the
-    server showed in the handshake of the very connection that brought the reply.
+    server showed in the handshake of the very connection that brought the reply. server: the role
+    that it must have; role: the one that we ask for.
     Raises IdentityError; nothing of the reply may be kept then.
     """
     root = from_pem(authority)
@@ -56,12 +69,12 @@ def check_reply(
         raise IdentityError(
             f"the server at {invitation.address} belongs to another authority (fingerprint "
             f"{fingerprint(root)}), not to that of the invitation ({invitation.fingerprint}); "
-            "nothing was stored; ask the coordinator's operator by telephone"
+            f"nothing was stored; ask the {CALLED[server]}'s operator by telephone"
         )
     coordinator = from_pem(served_by)
-    check_issued(coordinator, root, role=Role.COORDINATOR, now=now)
+    check_issued(coordinator, root, role=server, now=now)
     mine = from_pem(certificate)
-    identity = check_issued(mine, root, role=Role.SITE, now=now)
+    identity = check_issued(mine, root, role=role, now=now)
     if identity.name != invitation.site:
         raise IdentityError(f"the reply names {identity}, the invitation {invitation.site}")
     check_key(mine, key)

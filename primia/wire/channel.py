@@ -9,7 +9,7 @@ import grpc
 
 from primia.errors import IdentityError
 from primia.identity.certificate import (
-    COORDINATOR_HOST,
+    HOSTS,
     Role,
     check_enrolment,
     check_issued,
@@ -28,7 +28,6 @@ KEEPALIVE_S = 20  # a black hole is noticed after this and the next
 KEEPALIVE_ANSWER_S = 10
 
 OPTIONS = [
-    ("grpc.ssl_target_name_override", COORDINATOR_HOST),
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_send_message_length", MAX_MESSAGE),
     ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
@@ -52,11 +51,20 @@ class ClientTls:
     authority: whom to trust; the study authority's certificate, during a rotation both, the newer
     last (while enrolling, the very certificate that the server showed, judged when the reply is
     there).
+    server: the role that the other end must have.
+    pinned: where the authority's word is not enough, the one certificate that the server may show.
     """
 
     authority: bytes
     certificate: bytes
     key: bytes = field(repr=False)
+    server: Role = Role.COORDINATOR
+    pinned: bytes = b""
+
+    @property
+    def trusted(self) -> bytes:
+        """What the server's certificate is checked against."""
+        return self.pinned or self.authority
 
     def check_own(self, *, now: datetime) -> None:
         """Check our own files before dialling: gRPC says only "socket closed" for all of these.
@@ -73,15 +81,18 @@ class ClientTls:
             check_enrolment(certificate, now=now)
         else:
             issuer = issuer_of(certificate, roots_from_pem(self.authority))
-            check_issued(certificate, issuer, role=Role.SITE, now=now)
+            # Towards the dealer a model owner is a client, too.
+            dials = Role.MODEL if identity_of(certificate).role is Role.MODEL else Role.SITE
+            check_issued(certificate, issuer, role=dials, now=now)
 
 
 def connect(address: str, tls: ClientTls) -> grpc.Channel:
-    """A channel to the coordinator at host:port; it dials at the first call.
+    """A channel to the server at host:port; it dials at the first call.
 
-    The server must show a certificate of `tls.authority` for the coordinator's fixed name: a
-    site's certificate does not carry that name.
+    It must show a certificate of `tls.authority` for the fixed name of its role: a site's
+    certificate carries no such name.
     """
     split_address(address)
-    credentials = grpc.ssl_channel_credentials(tls.authority, tls.key, tls.certificate)
-    return grpc.secure_channel(address, credentials, options=OPTIONS)
+    options = [*OPTIONS, ("grpc.ssl_target_name_override", HOSTS[tls.server])]
+    credentials = grpc.ssl_channel_credentials(tls.trusted, tls.key, tls.certificate)
+    return grpc.secure_channel(address, credentials, options=options)

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from primia import tally
 from primia.errors import PeerError, PrimiaError, Unreachable
-from primia.identity.certificate import to_pem
+from primia.identity.certificate import Role, to_pem
 from primia.identity.enrolment import Enrolled, check_reply, make_request
 from primia.identity.heads import Countersigned, SignedHeads
 from primia.identity.invitation import Invitation
@@ -301,8 +301,12 @@ def enrol(
     key: ec.EllipticCurvePrivateKey,
     *,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    server: Role = Role.COORDINATOR,
+    role: Role = Role.SITE,
 ) -> Enrolled:
     """Turn an invitation into a certificate for `key`; keep the key on disk before calling.
+
+    server: the role of who enrols; role: the one that the certificate is for.
 
     We know the authority by its fingerprint only. So we look which certificate the server
     shows, demand exactly that one in the handshake, and judge it when the reply has brought the
@@ -313,10 +317,10 @@ def enrol(
     certificate = to_pem(invitation.certificate())
     key_pem = key_to_pem(invitation.key())
     # The invitation's own dates, before the network is asked for anything.
-    own = ClientTls(authority=certificate, certificate=certificate, key=key_pem)
+    own = ClientTls(authority=certificate, certificate=certificate, key=key_pem, server=server)
     own.check_own(now=now())
-    served_by = served_certificate(invitation.address)
-    tls = ClientTls(authority=served_by, certificate=certificate, key=key_pem)
+    served_by = served_certificate(invitation.address, server=server)
+    tls = ClientTls(authority=served_by, certificate=certificate, key=key_pem, server=server)
     client = FederationClient(invitation.address, tls, now=now)
     try:
         reply = client._call(client._stub.Enrol, pb.EnrolRequest(csr=make_request(key)))
@@ -329,6 +333,8 @@ def enrol(
         authority=reply.authority,
         served_by=served_by,
         now=now(),
+        server=server,
+        role=role,
     )
 
 

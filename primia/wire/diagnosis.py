@@ -21,7 +21,8 @@ from cryptography import x509
 
 from primia.errors import IdentityError, PrimiaError, Unreachable
 from primia.identity.certificate import (
-    COORDINATOR_HOST,
+    CALLED,
+    HOSTS,
     Role,
     check_validity,
     from_pem,
@@ -46,14 +47,14 @@ def diagnose(address: str, tls: ClientTls, *, timeout_s: float = TIMEOUT_S) -> P
     IdentityError where a person must look at certificates, else Unreachable.
     """
     return probe(address, tls, timeout_s=timeout_s) or Unreachable(
-        f"the connection to {address} broke; the coordinator answers again, so try again"
+        f"the connection to {address} broke; the {CALLED[tls.server]} answers again, so try again"
     )
 
 
 def probe(address: str, tls: ClientTls, *, timeout_s: float = TIMEOUT_S) -> PrimiaError | None:
-    """What is wrong with the way to the coordinator (as `diagnose`), or None: it answers."""
+    """What is wrong with the way to the server (as `diagnose`), or None: it answers."""
     try:
-        raw = dial(address, timeout_s=timeout_s)
+        raw = dial(address, timeout_s=timeout_s, server=tls.server)
     except Unreachable as err:
         return err
     with raw:
@@ -65,22 +66,24 @@ def probe(address: str, tls: ClientTls, *, timeout_s: float = TIMEOUT_S) -> Prim
                 f"temporary file ({err.strerror})"
             )
         try:
-            with context.wrap_socket(raw, server_hostname=COORDINATOR_HOST) as link:
+            with context.wrap_socket(raw, server_hostname=HOSTS[tls.server]) as link:
                 return _first_bytes(address, tls, link)
         except ssl.SSLCertVerificationError as err:
             return _server_refused(address, tls, err)
         except ssl.SSLError as err:
-            return _no_tls(address, err)
+            return _no_tls(address, err, tls.server)
         except TimeoutError:
             return Unreachable(f"{address} takes connections but does not answer; try again later")
         except OSError as err:
             return Unreachable(
                 f"{address} closed the connection during the TLS handshake ({err.strerror}); is "
-                "it a primia coordinator, and does a firewall let TLS pass?"
+                f"it a primia {CALLED[tls.server]}, and does a firewall let TLS pass?"
             )
 
 
-def served_certificate(address: str, *, timeout_s: float = TIMEOUT_S) -> bytes:
+def served_certificate(
+    address: str, *, timeout_s: float = TIMEOUT_S, server: Role = Role.COORDINATOR
+) -> bytes:
     """PEM of the certificate that the server at `address` shows. Nothing is trusted by this.
 
     Raises Unreachable with the reason.
@@ -92,20 +95,20 @@ def served_certificate(address: str, *, timeout_s: float = TIMEOUT_S) -> bytes:
     context.set_alpn_protocols(["h2"])
     try:
         with (
-            dial(address, timeout_s=timeout_s) as raw,
-            context.wrap_socket(raw, server_hostname=COORDINATOR_HOST) as link,
+            dial(address, timeout_s=timeout_s, server=server) as raw,
+            context.wrap_socket(raw, server_hostname=HOSTS[server]) as link,
         ):
             der = link.getpeercert(binary_form=True)
     except ssl.SSLError as err:
-        raise _no_tls(address, err) from err
+        raise _no_tls(address, err, server) from err
     except OSError as err:
         raise Unreachable(f"{address} broke off the TLS handshake ({err}); try again") from err
     if der is None:
-        raise Unreachable(f"{address} showed no certificate; it is no primia coordinator")
+        raise Unreachable(f"{address} showed no certificate; it is no primia {CALLED[server]}")
     return ssl.DER_cert_to_PEM_cert(der).encode("ascii")
 
 
-def dial(address: str, *, timeout_s: float) -> socket.socket:
+def dial(address: str, *, timeout_s: float, server: Role = Role.COORDINATOR) -> socket.socket:
     """A TCP connection the way gRPC would go, proxy included. Raises Unreachable."""
     host, port = split_address(address)
     proxy = proxy_for(host, os.environ)
@@ -123,8 +126,8 @@ def dial(address: str, *, timeout_s: float) -> socket.socket:
             ) from err
         except OSError as err:
             raise Unreachable(
-                f"nothing listens at {address} ({err.strerror}); is the coordinator running, and "
-                "are address and port right?"
+                f"nothing listens at {address} ({err.strerror}); is the {CALLED[server]} running, "
+                "and are address and port right?"
             ) from err
     return _dial_proxy(address, *proxy, timeout_s=timeout_s)
 
@@ -179,7 +182,7 @@ def _dial_proxy(address: str, variable: str, url: str, *, timeout_s: float) -> s
 
 def _context(tls: ClientTls) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(cadata=tls.authority.decode("ascii"))
+    context.load_verify_locations(cadata=tls.trusted.decode("ascii"))
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # as gRPC does
     context.set_alpn_protocols(["h2"])
     # The standard library loads a key from a file only: a private one, for a moment.
@@ -194,6 +197,7 @@ def _context(tls: ClientTls) -> ssl.SSLContext:
 def _first_bytes(address: str, tls: ClientTls, link: ssl.SSLSocket) -> PrimiaError | None:
     """In TLS 1.3 our side of the handshake ends before the server has judged our certificate."""
     served = link.getpeercert(binary_form=True) or b""
+    who = CALLED[tls.server]
     link.settimeout(_FIRST_BYTES_S)
     try:
         answered = link.recv(1) != b""  # an HTTP/2 server speaks first
@@ -205,9 +209,8 @@ def _first_bytes(address: str, tls: ClientTls, link: ssl.SSLSocket) -> PrimiaErr
         return None
     if identity_of(from_pem(tls.certificate)).role is Role.ENROL:
         return IdentityError(
-            f"the coordinator at {address} does not know this invitation: it was withdrawn, has "
-            "expired by the coordinator's clock, or belongs to another coordinator; ask for a "
-            "new one"
+            f"the {who} at {address} does not know this invitation: it was withdrawn, has "
+            f"expired by the {who}'s clock, or belongs to another {who}; ask for a new one"
         )
     return _refused(address, tls, served)
 
@@ -215,6 +218,7 @@ def _first_bytes(address: str, tls: ClientTls, link: ssl.SSLSocket) -> PrimiaErr
 def _refused(address: str, tls: ClientTls, served: bytes) -> IdentityError:
     """gRPC's server hangs up without an alert: what we know ourselves has to give the reason."""
     own, roots = from_pem(tls.certificate), roots_from_pem(tls.authority)
+    who = CALLED[tls.server]
     try:
         check_validity(own, "this site's certificate", now=datetime.now(UTC))
     except IdentityError as err:
@@ -223,37 +227,44 @@ def _refused(address: str, tls: ClientTls, served: bytes) -> IdentityError:
     of_older = is_issued_by(own, roots[0]) and not is_issued_by(own, roots[-1])
     if of_older and is_issued_by(shown, roots[-1]):
         return IdentityError(
-            f"the coordinator at {address} has retired the authority that issued our certificate; "
+            f"the {who} at {address} has retired the authority that issued our certificate; "
             "ask for a new invitation and enrol with --again"
         )
     return IdentityError(
-        f"the coordinator at {address} refused our certificate in the handshake: it has another "
+        f"the {who} at {address} refused our certificate in the handshake: it has another "
         "authority, or its clock says that the certificate is out of date; compare clocks, else "
         "enrol again"
     )
 
 
 def _server_refused(address: str, tls: ClientTls, err: ssl.SSLCertVerificationError) -> PrimiaError:
+    who = CALLED[tls.server]
     if err.verify_code == _EXPIRED:
         return IdentityError(
-            f"the coordinator's certificate at {address} has expired by this machine's clock; "
-            "check the clock, else the coordinator's operator must renew it"
+            f"the {who}'s certificate at {address} has expired by this machine's clock; "
+            f"check the clock, else the {who}'s operator must renew it"
         )
     if err.verify_code == _NOT_YET:
         return IdentityError(
-            f"the coordinator's certificate at {address} is not valid yet by this machine's "
+            f"the {who}'s certificate at {address} is not valid yet by this machine's "
             "clock; check the clock of this machine"
         )
     if err.verify_code == _WRONG_NAME:
         return IdentityError(
-            f"the server at {address} is no coordinator: its certificate is not for that role; "
+            f"the server at {address} is no {who}: its certificate is not for that role; "
             "check the address"
+        )
+    if tls.pinned:
+        return IdentityError(
+            f"the {who} at {address} shows another certificate than the one pinned here; it has "
+            f"a new one, or somebody poses as it: ask the {who}'s operator by telephone for its "
+            "fingerprint, then trust that one"
         )
     if _claims_our_study(address, tls):
         return IdentityError(
-            f"the coordinator at {address} shows a certificate of a newer authority than the one "
+            f"the {who} at {address} shows a certificate of a newer authority than the one "
             "trusted here: the study's authority was replaced while this site was away, or "
-            "somebody poses as the coordinator; ask its operator by telephone, then enrol with "
+            f"somebody poses as the {who}; ask its operator by telephone, then enrol with "
             "--again"
         )
     return IdentityError(
@@ -266,20 +277,20 @@ def _server_refused(address: str, tls: ClientTls, err: ssl.SSLCertVerificationEr
 def _claims_our_study(address: str, tls: ClientTls) -> bool:
     """Whether the server's certificate names an authority like ours; that alone proves nothing."""
     try:
-        served = from_pem(served_certificate(address))
-        is_coordinator = identity_of(served).role is Role.COORDINATOR
+        served = from_pem(served_certificate(address, server=tls.server))
+        has_its_role = identity_of(served).role is tls.server
     except PrimiaError:
         return False
-    return is_coordinator and served.issuer == roots_from_pem(tls.authority)[-1].subject
+    return has_its_role and served.issuer == roots_from_pem(tls.authority)[-1].subject
 
 
-def _no_tls(address: str, err: ssl.SSLError) -> Unreachable:
+def _no_tls(address: str, err: ssl.SSLError, server: Role) -> Unreachable:
     reason = err.reason or str(err)
     if reason in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"}:
         return Unreachable(
             f"{address} does not speak TLS (a plaintext server?); check the address and port"
         )
     return Unreachable(
-        f"the TLS handshake with {address} failed ({reason}); is it a primia coordinator, and "
+        f"the TLS handshake with {address} failed ({reason}); is it a primia {CALLED[server]}, and "
         "does no middlebox stand between?"
     )

@@ -259,3 +259,15 @@ def test_an_authority_whose_making_was_cut_short_can_be_made_again(tmp_path: Pat
 def test_the_same_key_makes_the_same_request():
     key = new_key()
     assert make_request(key) == make_request(key)
+
+
+def test_the_servers_of_encrypted_prediction_have_roles_and_names_of_their_own(
+    authority: Authority,
+) -> None:
+    for role, name in ((Role.MODEL, "chest"), (Role.DEALER, "trustee")):
+        mine = authority.issue(Identity(role, name), new_key().public_key(), now=NOW, valid_days=9)
+        found = check_issued(mine, authority.certificate, role=role, now=NOW)
+        assert found == Identity(role, name)
+        for other in set(Role) - {role}:
+            with pytest.raises(IdentityError, match="cannot act as"):
+                check_issued(mine, authority.certificate, role=other, now=NOW)

@@ -1,4 +1,4 @@
-"""Who may take part, in the coordinator's database: authorities, invitations, sites.
+"""Who may take part, in the database of who invites: authorities, invitations, sites.
 
 `directory` counts what a site has to hear of: a change of authorities or of certificates.
 """
@@ -59,8 +59,26 @@ class Site:
     seen: bool
 
 
+SCHEMA = """
+    CREATE TABLE invitations (
+        fingerprint TEXT PRIMARY KEY, site TEXT NOT NULL, certificate BLOB NOT NULL,
+        expires_at REAL NOT NULL, request_key TEXT, issued BLOB
+    ) STRICT;
+    CREATE TABLE sites (
+        site TEXT PRIMARY KEY, certificate BLOB NOT NULL, fingerprint TEXT NOT NULL,
+        enrolled_at REAL NOT NULL, struck_at REAL, last_seen REAL, previous TEXT,
+        previous_until REAL
+    ) STRICT;
+    CREATE TABLE authorities (
+        number INTEGER PRIMARY KEY, certificate BLOB NOT NULL, endorsement BLOB,
+        coordinator BLOB NOT NULL, made_at REAL NOT NULL, retired_at REAL
+    ) STRICT;
+"""
+"""The tables of a new database; the coordinator's own migrations end in the same ones."""
+
+
 class Roster(Book):
-    """The part of the coordinator's database that says who is who.
+    """The part of the coordinator's, or a model owner's, database that says who is who.
 
     Each change is on the audit log before its row is in the database.
     """
