@@ -51,8 +51,8 @@ _BARE: dict[grpc.StatusCode, type[PrimiaError]] = {
 log = structlog.get_logger(__name__)
 
 
-def status_of(error: Exception) -> tuple[grpc.StatusCode, str, str]:
-    """(code, message, class name) to answer a call that ended in `error`."""
+def status_of(error: Exception, called: str = "coordinator") -> tuple[grpc.StatusCode, str, str]:
+    """(code, message, class name) to answer a call that ended in `error`; called: who answers."""
     for cls in type(error).__mro__:
         if cls in CODES:
             return CODES[cls], clean(str(error)), cls.__name__
@@ -63,7 +63,7 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str, str]:
         # As text, not exc_info: some log renderers print local variables, keys among them.
         detail = {"trace": "".join(traceback.format_exception(error))}
     log.error("call_failed", incident=incident, error=type(error).__name__, **detail)
-    text = f"the coordinator has a fault of its own (incident {incident}, see its log); try later"
+    text = f"the {called} has a fault of its own (incident {incident}, see its log); try later"
     return OWN_FAULT, text, Unreachable.__name__
 
 

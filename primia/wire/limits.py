@@ -44,7 +44,11 @@ class _Caller:
 class Gate:
     """Counts the calls of each caller. Callers are known by name, so their number is bounded."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, *, called: str = "coordinator"
+    ) -> None:
+        """called: what messages call the server."""
+        self._called = called
         self._clock = clock
         self._lock = threading.Lock()
         self._callers: dict[str, _Caller] = defaultdict(lambda: _Caller(float("inf"), clock()))
@@ -59,13 +63,13 @@ class Gate:
             caller.tokens, caller.filled_at = min(filled, float(limits.burst)), now
             if caller.running >= limits.at_once:
                 raise TooManyCalls(
-                    f"{name} has {limits.at_once} calls running, the most that the coordinator "
-                    "takes at once; is the same worker running twice? Try again later"
+                    f"{name} has {limits.at_once} calls running, the most that the {self._called} "
+                    "takes at once; is the same program running twice? Try again later"
                 )
             if caller.tokens < 1:
                 raise TooManyCalls(
                     f"{name} makes more than {limits.rate:g} calls a second, the most that the "
-                    "coordinator takes; try again later"
+                    f"{self._called} takes; try again later"
                 )
             caller.tokens -= 1
             caller.running += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -103,10 +103,30 @@ def serve(
 ) -> Server:
     """Start to serve `handler` at host:port (port 0 in tests: the system's choice).
 
+    roots: the authorities that are valid now, asked at every call; without it those that `tls`
+    gives at the start. The rest is as in `start`.
+    """
+    at_start = roots_from_pem(tls().authority)
+    servicer = FederationServicer(handler, roots or (lambda: at_start), now)
+    return start(
+        [(federation_pb2_grpc.add_FederationServicer_to_server, servicer)],
+        listen=listen, tls=tls, max_sites=max_sites, connection_age_s=connection_age_s,
+    )  # fmt: skip
+
+
+def start(
+    services: Sequence[tuple[Callable[[Any, Any], None], object]],
+    *,
+    listen: str,
+    tls: Callable[[], ServerTls],
+    max_sites: int = 100,
+    connection_age_s: float = CONNECTION_AGE_S,
+) -> Server:
+    """Serve several services at one port.
+
+    services: the generated `add_…_to_server` of each, with its servicer.
     tls: asked again at every new connection, so invitations and a renewed certificate need no
     restart.
-    roots: the authorities that are valid now, asked at every call; without it those that `tls`
-    gives at the start.
     Raises StateError when the address cannot be had.
     """
     host, _ = split_address(listen, port_zero=True)
@@ -122,9 +142,8 @@ def serve(
         ],
         maximum_concurrent_rpcs=threads,
     )
-    at_start = roots_from_pem(tls().authority)
-    servicer = FederationServicer(handler, roots or (lambda: at_start), now)
-    _register(servicer, server)
+    for add, servicer in services:
+        _register(add, servicer, server)
     credentials = grpc.dynamic_ssl_server_credentials(
         _configuration(tls()),
         lambda: _configuration_or_last(tls),  # type: ignore[arg-type,return-value]
@@ -140,14 +159,14 @@ def serve(
     return Server(server, host, bound)
 
 
-def _register(servicer: FederationServicer, server: grpc.Server) -> None:
+def _register(add: Callable[[Any, Any], None], servicer: object, server: grpc.Server) -> None:
     """Serve every method as one that takes a stream; on the wire one message is a stream of one.
 
     gRPC would wait for a single message in one of our threads before it calls the method, so who
     withholds it would hold as many threads as it likes, with no limit asked.
     """
     methods = _Methods()
-    federation_pb2_grpc.add_FederationServicer_to_server(servicer, methods)  # type: ignore[no-untyped-call]
+    add(servicer, methods)
     handlers = {name: _streamed(handler) for name, handler in methods.found.items()}
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler(methods.service, handlers),)
@@ -204,5 +223,5 @@ def check_address(listen: str) -> None:
 def _cannot_listen(listen: str) -> StateError:
     return StateError(
         f"cannot listen at {listen}: the port is in use or the address is not this machine's; "
-        "is another coordinator running? Choose another port or stop it"
+        "is the same program running already? Choose another port or stop it"
     )
