@@ -32,13 +32,11 @@ Caller = tuple[Identity, x509.Certificate]
 Method = Callable[..., Any]
 
 
-def only(
-    role: Role, *, streams: str = "", idle_s: float = 2 * IDLE_S
-) -> Callable[[Method], Method]:
+def only(role: Role, *, streams: str = "", idle_s: float = 0.0) -> Callable[[Method], Method]:
     """Let only `role` call this method, and end it in the error table's terms.
 
     streams: "up", "down" or "both" for a method with a stream. It is given up when nothing flows
-    for `idle_s`, which is longer than the site waits.
+    for `idle_s`, or twice as long as a site waits.
 
     The method gets the caller beside its own arguments; without this mark it would not even
     have the signature that gRPC calls, so no method can be left open by oversight.
@@ -55,7 +53,7 @@ def only(
             with (
                 _answered(context, self.called),
                 self.calling(context, role) as caller,
-                IdleWatch(context.cancel, idle_s) as watch,
+                IdleWatch(context.cancel, idle_s or 2 * IDLE_S) as watch,
             ):
                 return method(self, caller, watched(request, watch))
 
@@ -64,7 +62,7 @@ def only(
             with (
                 _answered(context, self.called),
                 self.calling(context, role) as caller,
-                IdleWatch(context.cancel, idle_s) as watch,
+                IdleWatch(context.cancel, idle_s or 2 * IDLE_S) as watch,
             ):
                 yield from watched(method(self, caller, single(request)), watch)
 
@@ -73,7 +71,7 @@ def only(
             with (
                 _answered(context, self.called),
                 self.calling(context, role) as caller,
-                IdleWatch(context.cancel, idle_s) as watch,
+                IdleWatch(context.cancel, idle_s or 2 * IDLE_S) as watch,
             ):
                 yield from watched(method(self, caller, watched(request, watch)), watch)
 

@@ -15,9 +15,9 @@ from primia.errors import PeerError
 from primia.wire.channel import CHUNK
 from primia.wire.v1 import inference_pb2 as pb
 
-DATA_TO_MODEL: int = pb.DATA_TO_MODEL
-MODEL_TO_DATA: int = pb.MODEL_TO_DATA
-DEALER_TO_MODEL: int = pb.DEALER_TO_MODEL
+DATA_TO_MODEL: pb.Direction = pb.DATA_TO_MODEL
+MODEL_TO_DATA: pb.Direction = pb.MODEL_TO_DATA
+DEALER_TO_MODEL: pb.Direction = pb.DEALER_TO_MODEL
 LONGEST = 1 << 31  # bytes of one message; a batch of films may send more than a frame holds
 
 _NAMES = {
@@ -42,7 +42,7 @@ class Wanted(Protocol):
         """How many bytes the other party sends in this step; 0 for none."""
 
 
-def cut(session: bytes, step: int, direction: int, message: Message) -> Iterator[pb.Piece]:
+def cut(session: bytes, step: int, direction: pb.Direction, message: Message) -> Iterator[pb.Piece]:
     """The pieces of one message, in order; at least one."""
     view = memoryview(message).cast("B")
     for offset in range(0, max(1, len(view)), CHUNK):
@@ -54,7 +54,11 @@ def cut(session: bytes, step: int, direction: int, message: Message) -> Iterator
 
 
 def join(
-    pieces: Iterator[pb.Piece], session: bytes, step: int, direction: int, length: int | None = None
+    pieces: Iterator[pb.Piece],
+    session: bytes,
+    step: int,
+    direction: pb.Direction,
+    length: int | None = None,
 ) -> bytes:
     """Take the next message from `pieces`; it must be exactly the one that is due.
 
@@ -94,8 +98,8 @@ def carry(
     machine: Generator[Wanted, bytes, Result],
     session: bytes,
     *,
-    sends: int,
-    hears: int,
+    sends: pb.Direction,
+    hears: pb.Direction,
     incoming: Iterator[pb.Piece],
 ) -> Generator[pb.Piece, None, Result]:
     """Run `machine` to its end: yields the pieces it sends, feeds it what `incoming` brings.
@@ -122,5 +126,5 @@ def carry(
         machine.close()
 
 
-def _where(direction: int, step: int) -> str:
+def _where(direction: pb.Direction, step: int) -> str:
     return f"{_NAMES[direction]}, step {step}"

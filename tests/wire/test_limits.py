@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from primia.errors import TooManyCalls, Unreachable
 from primia.identity.keyfile import new_key
 from primia.types import SiteId
-from primia.wire import limits, servicer
+from primia.wire import calls, limits
 from primia.wire.channel import CHUNK
 from primia.wire.client import enrol
 from primia.wire.limits import Gate, IdleWatch, Limits, Rate, Seldom
@@ -57,7 +57,7 @@ def test_never_more_calls_than_burst_and_rate_allow(gaps):
 
 
 def test_a_site_that_floods_is_refused_and_the_others_are_served(world, monkeypatch):
-    monkeypatch.setattr(servicer, "SITE_LIMITS", Limits(at_once=8, rate=0.001, burst=5))
+    monkeypatch.setattr(calls, "SITE_LIMITS", Limits(at_once=8, rate=0.001, burst=5))
     hostile, honest = world.client(), world.client(world.site_tls(SiteId("berlin")))
     for _ in range(5):
         hostile.get_study()
@@ -83,7 +83,7 @@ def _quietly(call, *arguments):
 
 
 def test_who_holds_an_invitation_cannot_ask_for_ever(world, monkeypatch):
-    monkeypatch.setattr(servicer, "ENROL_LIMITS", Limits(at_once=4, rate=0.001, burst=3))
+    monkeypatch.setattr(calls, "ENROL_LIMITS", Limits(at_once=4, rate=0.001, burst=3))
     invitation, key = world.invite(), new_key()
     for _ in range(3):
         enrol(invitation, key)
@@ -139,7 +139,7 @@ def test_a_stream_that_stands_still_is_given_up_and_one_that_crawls_is_not():
 
 
 def test_an_upload_without_bytes_is_given_up_by_the_coordinator(world, monkeypatch):
-    monkeypatch.setattr(servicer, "IDLE_S", 0.2)
+    monkeypatch.setattr(calls, "IDLE_S", 0.2)
     ended = threading.Event()
 
     def silent():
