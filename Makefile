@@ -36,7 +36,7 @@ test-mutations: $(STAMP)
 # Real daemons killed, stopped and cut off; minutes. What needs root (mount, setpriv) or strace (apt
 # install strace) skips by name where it cannot run.
 test-faults: $(STAMP)
-	$(BIN)/python -m pytest -m faults tests/faults
+	$(BIN)/python -m pytest -m faults tests/faults $(FAULTS_ARGS)
 
 # A hundred `kill -9` over one study; KILL_LOOP_ARGS="--seed 7 --kills 20" goes through.
 kill-loop: $(STAMP)

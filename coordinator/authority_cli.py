@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from primia.cli.console import out, print_json
+from coordinator.options import HERE, State
+from primia.cli.console import Json, out, print_json
 
 app = typer.Typer(
     no_args_is_help=True,
     help="Replace the study authority while the study runs; nobody has to enrol again.",
 )
-
-State = Annotated[
-    Path,
-    typer.Option(
-        "--state",
-        help="The coordinator's folder.",
-        envvar="PRIMIA_STATE",
-        readable=False,  # one that is not is refused in our own words
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-HERE = Path("coordinator-state")
 
 
 @app.command()

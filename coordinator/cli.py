@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coordinator.authority_cli import app as authority_app
-from primia.cli.console import out, print_json, run, version_option
+from coordinator.options import HERE, State
+from primia.cli.console import Json, out, print_json, run, version_option
 
 if TYPE_CHECKING:
     from coordinator.state import CoordinatorState
@@ -23,20 +24,9 @@ app = typer.Typer(
 app.callback(invoke_without_command=True)(version_option)
 app.add_typer(authority_app, name="authority")
 
-State = Annotated[
-    Path,
-    typer.Option(
-        "--state",
-        help="The coordinator's folder.",
-        envvar="PRIMIA_STATE",
-        readable=False,  # one that is not is refused in our own words
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Once = Annotated[
     bool, typer.Option("--once", help="For scripts: well if this was done before, and no change.")
 ]
-HERE = Path("coordinator-state")
 
 
 @app.command()

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from primia.cli.console import out, print_json, run, version_option
+from primia.cli.console import Json, out, print_json, run, version_option
 from worker import ledger_commands, plan_commands
+from worker.options import HERE, SITE, Config, State
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,19 +19,6 @@ app = typer.Typer(
 )
 app.callback(invoke_without_command=True)(version_option)
 
-State = Annotated[
-    Path,
-    typer.Option(
-        "--state",
-        help="The worker's folder.",
-        envvar="PRIMIA_STATE",
-        readable=False,  # one that is not is refused in our own words
-    ),
-]
-Config = Annotated[Path, typer.Option("--config", help="The site file, YAML.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-HERE = Path("worker-state")
-SITE = Path("site.yaml")
 
 app.add_typer(plan_commands.app, name="plan")
 app.add_typer(ledger_commands.app, name="ledger")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from primia.cli.console import out, print_json
+from primia.cli.console import Json, out, print_json
+from worker.options import HERE, SITE, Config, State
 
 if TYPE_CHECKING:
     from worker.statement import Checked
@@ -16,12 +17,6 @@ app = typer.Typer(
     no_args_is_help=True,
     help="The privacy ledger of this hospital: over all studies, restarts and worker folders.",
 )
-
-State = Annotated[Path, typer.Option("--state", help="The worker's folder.", envvar="PRIMIA_STATE")]
-Config = Annotated[Path, typer.Option("--config", help="The site file, YAML.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-HERE = Path("worker-state")
-SITE = Path("site.yaml")
 
 
 @app.command()

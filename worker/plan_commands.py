@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from primia.cli.console import out, print_json
+from primia.cli.console import Json, out, print_json
 from primia.errors import ConfigError
+from worker.options import HERE, SITE, Config, State
 
 if TYPE_CHECKING:
     from worker.approval import Person, Standing
@@ -18,21 +18,8 @@ app = typer.Typer(
     help="Show what a study asks of this hospital; approve it or refuse it.",
 )
 
-State = Annotated[
-    Path,
-    typer.Option(
-        "--state",
-        help="The worker's folder.",
-        envvar="PRIMIA_STATE",
-        readable=False,  # one that is not is refused in our own words
-    ),
-]
-Config = Annotated[Path, typer.Option("--config", help="The site file, YAML.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Name = Annotated[str, typer.Option("--as", help="Who decides; an approval needs it.")]
 Role = Annotated[str, typer.Option(help="In which role, such as 'data protection officer'.")]
-HERE = Path("worker-state")
-SITE = Path("site.yaml")
 
 
 @app.command()

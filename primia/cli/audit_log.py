@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from primia.cli.console import out, print_json
+from primia.cli.console import Json, out, print_json
 
 if TYPE_CHECKING:
     from primia.storage.audit_log import Line
@@ -17,7 +17,6 @@ app = typer.Typer(no_args_is_help=True, help="Check an audit log; write it out f
 Log = Annotated[
     Path, typer.Argument(metavar="FILE", help="audit.jsonl, or the state folder that holds it.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 SIGNED = {"heads_countersigned", "head_countersigned"}
 

@@ -9,11 +9,9 @@ from typing import Annotated
 import typer
 
 from primia.bundle.units import FILMS, PREFIX, Role, unit_text
-from primia.cli.console import out, print_json
+from primia.cli.console import Json, out, print_json
 
 app = typer.Typer(no_args_is_help=True, help="Make and check what is installed offline.")
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
 @app.command()

@@ -19,6 +19,8 @@ REFUSED = 1  # refused or failed, with the reason
 WRONG_USE = 2  # a flag or file the user can mend
 BUG = 3
 
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
 
 def run(app: typer.Typer) -> None:
     """Run a command line; a `PrimiaError` becomes one line and an exit code, never a traceback.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from primia.cli.console import out, print_json
+from primia.cli.console import Json, out, print_json
 
 if TYPE_CHECKING:
     from primia.config import StudyPlan
@@ -17,7 +17,6 @@ app = typer.Typer(
 )
 
 PlanFile = Annotated[Path, typer.Argument(metavar="FILE", help="The plan, YAML.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
 @app.command()
