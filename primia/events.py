@@ -5,7 +5,7 @@ raises; a log call with a name that is not in `LOG` fails a test. docs/events.md
 `python -m primia.events > docs/events.md`.
 
 No field of either holds a patient's id, a number of patients or films, a path below the data root,
-a tensor or a secret.
+a tensor or a secret; but a model owner counts what it was asked, for a budget is made of queries.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 COORDINATOR, WORKER, BOTH = "coordinator", "worker", "both"
+MODEL, DATA, DEALER = "model owner", "data owner", "dealer"  # of `primia infer`
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,41 @@ AUDIT: Mapping[str, AuditEvent] = MappingProxyType(
         "rollback_found": AuditEvent(
             WORKER, ("reason",), "this folder is older than what left it; nothing was trained"
         ),
+        # --- encrypted prediction (enrolment is told by the same events as a study's)
+        "model_served": AuditEvent(
+            MODEL, ("program", "model_version", "weights"),
+            "a model version is served for the first time, under a mask of its own; digests of "
+            "the program and of the model file",
+        ),
+        "budget_set": AuditEvent(
+            MODEL, ("site", "queries", "per_day"),
+            "what a data owner may ask from now on; a query is one film",
+        ),
+        "batch_checked": AuditEvent(
+            MODEL, ("site", "batch", "sessions", "opened"),
+            "the opened sessions of a batch hold what was dealt; the others may be used",
+        ),
+        "batch_refused": AuditEvent(
+            MODEL, ("site", "batch"), "an opened session does not; the batch was discarded"
+        ),
+        "query_charged": AuditEvent(
+            MODEL, ("site", "number", "queries", "left"),
+            "a session begins: its films are charged and its material is deleted, whatever comes "
+            "of it; number: the session's counter",
+        ),
+        "material_held": AuditEvent(
+            DATA, ("batch", "sessions"), "the seeds of a batch arrived; not yet to be used"
+        ),
+        "session_begun": AuditEvent(
+            DATA, ("session", "number"), "a session begins: its seed is deleted; never again"
+        ),
+        "dealer_trusted": AuditEvent(
+            DATA, ("fingerprint",), "this dealer's certificate, and no other, from now on"
+        ),
+        "batch_dealt": AuditEvent(
+            DEALER, ("site", "batch", "program", "sessions"),
+            "a batch was ordered for a data owner, and is dealt; nothing of it is kept",
+        ),
     }
 )  # fmt: skip
 
@@ -195,7 +231,7 @@ LOG: Mapping[str, LogEvent] = MappingProxyType(
         "site_certificate_not_renewed": LogEvent(COORDINATOR, "who has to do what, once a day"),
         "coordinator_certificate_renewed": LogEvent(COORDINATOR, "served to new connections"),
         "coordinator_certificate_not_renewed": LogEvent(COORDINATOR, "what to do, once a day"),
-        "listening": LogEvent(COORDINATOR, "sites may dial in"),
+        "listening": LogEvent(COORDINATOR, "sites may dial in; likewise model owner and dealer"),
         "site_attends": LogEvent(COORDINATOR, "first sign of life of a site in this run"),
         "round_opened": LogEvent(COORDINATOR, "an attempt begins"),
         "phase": LogEvent(COORDINATOR, "where the attempt stands, and whom it waits for"),
@@ -253,6 +289,13 @@ LOG: Mapping[str, LogEvent] = MappingProxyType(
         "round_closed": LogEvent(WORKER, "how the attempt ended"),
         "countersigned": LogEvent(WORKER, "both sides hold each other's heads"),
         "countersign_later": LogEvent(WORKER, "the heads could not be handed over; tried again"),
+        # --- encrypted prediction
+        "enrolled": LogEvent(MODEL, "a data owner or the dealer used its code"),
+        "stocked": LogEvent(MODEL, "a batch for a data owner is on disk"),
+        "batch_refused": LogEvent(MODEL, "an opened session does not hold what was dealt"),
+        "prediction_ended": LogEvent(MODEL, "and how: done, refused (by us) or broken"),
+        "dealing": LogEvent(DEALER, "a batch is made while it is sent"),
+        "delivered": LogEvent(DEALER, "the data owner has its seeds; the batch is forgotten"),
     }
 )
 

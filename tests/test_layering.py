@@ -36,6 +36,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "annex": {"config", "learning", "privacy"},
     "logs": set(),
     "roster": {"storage", "identity"},  # of whoever invites: coordinator, model owner
+    # The three roles of encrypted prediction, as services: `inference` itself does no I/O.
+    "infer": {"demo", "identity", "imaging", "inference", "roster", "storage", "wire"},
     "bundle": set(),
     "cli": {
         "annex",

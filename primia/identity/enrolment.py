@@ -19,6 +19,7 @@ from primia.identity.certificate import (
     check_key,
     fingerprint,
     from_pem,
+    identity_of,
 )
 from primia.identity.invitation import Invitation
 
@@ -55,13 +56,13 @@ def check_reply(
     served_by: bytes,
     now: datetime,
     server: Role = Role.COORDINATOR,
-    role: Role = Role.SITE,
+    roles: tuple[Role, ...] = (Role.SITE,),
 ) -> Enrolled:
     """Decide whether the reply comes from the coordinator that the code meant.
 
     certificate, authority: PEM, from the reply. served_by: PEM of the certificate that the
     server showed in the handshake of the very connection that brought the reply. server: the role
-    that it must have; role: the one that we ask for.
+    that it must have; roles: those that ours may be for.
     Raises IdentityError; nothing of the reply may be kept then.
     """
     root = from_pem(authority)
@@ -74,7 +75,8 @@ def check_reply(
     coordinator = from_pem(served_by)
     check_issued(coordinator, root, role=server, now=now)
     mine = from_pem(certificate)
-    identity = check_issued(mine, root, role=role, now=now)
+    claimed = identity_of(mine).role
+    identity = check_issued(mine, root, role=claimed if claimed in roles else roles[0], now=now)
     if identity.name != invitation.site:
         raise IdentityError(f"the reply names {identity}, the invitation {invitation.site}")
     check_key(mine, key)

@@ -302,11 +302,11 @@ def enrol(
     *,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     server: Role = Role.COORDINATOR,
-    role: Role = Role.SITE,
+    roles: tuple[Role, ...] = (Role.SITE,),
 ) -> Enrolled:
     """Turn an invitation into a certificate for `key`; keep the key on disk before calling.
 
-    server: the role of who enrols; role: the one that the certificate is for.
+    server: the role of who enrols; roles: those that our certificate may be for.
 
     We know the authority by its fingerprint only. So we look which certificate the server
     shows, demand exactly that one in the handshake, and judge it when the reply has brought the
@@ -334,7 +334,7 @@ def enrol(
         served_by=served_by,
         now=now(),
         server=server,
-        role=role,
+        roles=roles,
     )
 
 

@@ -1,0 +1,44 @@
+"""What a session's seeds are bound to: used for anything else they give noise, never a film."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from primia.identity.certificate import Identity
+from primia.types import Digest
+
+DATA, MODEL = b"data", b"model"
+"""Whose seed."""
+
+
+@dataclass(frozen=True)
+class Binding:
+    """For what a batch was dealt. The program hash holds the model version, too."""
+
+    program: Digest
+    model: Identity
+    data_owner: Identity
+    batch: bytes
+    films: int
+
+    def seed(self, dealt: bytes, session: bytes, party: bytes) -> bytes:
+        """The seed that `party` works with, from the 32 bytes that the dealer sent.
+
+        HKDF-SHA256 over everything that all three must agree on: whoever holds another program,
+        identity, batch, session or number of films gets an unrelated seed.
+        """
+        info = b"\0".join(
+            (
+                b"primia inference session v1",
+                party,
+                bytes.fromhex(self.program),
+                self.model.uri.encode(),
+                self.data_owner.uri.encode(),
+                self.films.to_bytes(4, "big"),
+                self.batch,
+            )
+        )
+        return HKDF(hashes.SHA256(), length=32, salt=session, info=info).derive(dealt)
