@@ -1,0 +1,1 @@
+"""The operations of a program: for each, what the dealer gives and what both parties do."""
