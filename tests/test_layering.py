@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "logs": set(),
     "roster": {"storage", "identity"},  # of whoever invites: coordinator, model owner
     # The three roles of encrypted prediction, as services: `inference` itself does no I/O.
-    "infer": {"demo", "identity", "imaging", "inference", "roster", "storage", "wire"},
+    "infer": {"demo", "identity", "imaging", "inference", "logs", "roster", "storage", "wire"},
     "bundle": set(),
     "cli": {
         "annex",
@@ -46,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "demo",
         "identity",
         "imaging",
+        "infer",
         "inference",
         "learning",
         "outcome",

@@ -63,7 +63,7 @@ def _reply(answer: Picture | Defect) -> bytes:
     if isinstance(answer, Defect):
         head, body = json.dumps({"defect": answer.name}), b""
     else:
-        head = json.dumps({"patient": answer.patient, "issuer": answer.issuer})
+        head = json.dumps({"patient": answer.patient, "issuer": answer.issuer, "edge": answer.edge})
         body = answer.pixels.tobytes()
     return REPLY.pack(len(head)) + head.encode() + body
 

@@ -188,7 +188,7 @@ def _show(film: Dataset, size: int) -> Picture | Defect:
     grey = Image.fromarray(((shades + 1) * 127.5).astype(np.float32))
     patient, issuer = (str(film.get(tag) or "").strip() or None for tag in TAGS[3:5])
     f"{patient}{issuer}".encode()  # raises for half a character, which no text has
-    return Picture(fit_square(grey, size), patient, issuer)
+    return Picture(fit_square(grey, size), patient, issuer, max(grey.size))
 
 
 def _stored(film: Dataset) -> Values | Defect:

@@ -71,6 +71,7 @@ class Picture:
     pixels: Pixels  # (size, size)
     patient: str | None = None  # as the file itself names the patient; never logged
     issuer: str | None = None  # who gave that name
+    edge: int = 0  # the longer one of the film as it was, in pixels
 
 
 def decode(raw: bytes, size: int) -> Picture | Defect:
@@ -105,7 +106,9 @@ def decode(raw: bytes, size: int) -> Picture | Defect:
         except _DAMAGE:
             return Defect.DAMAGED
     low, high = grey.getextrema()
-    return Defect.BLANK if low == high else Picture(fit_square(grey, size))
+    if low == high:
+        return Defect.BLANK
+    return Picture(fit_square(grey, size), edge=max(grey.size))
 
 
 def fit_square(picture: Image.Image, size: int) -> Pixels:

@@ -20,7 +20,7 @@ import numpy as np
 
 from primia.errors import DataError
 from primia.imaging.child import READY, REPLY, REQUEST
-from primia.imaging.pictures import Defect, Picture
+from primia.imaging.pictures import MAX_PIXELS, Defect, Picture
 
 WALL_S = 120.0  # for one film, files on a slow network drive included
 START_S = 120.0
@@ -153,7 +153,8 @@ class _Child:
         if "defect" in head:
             return _defect(head["defect"])
         pixels = np.frombuffer(self._receive(size * size, deadline), np.uint8)
-        return Picture(pixels.reshape(size, size), _text(head, "patient"), _text(head, "issuer"))
+        square = pixels.reshape(size, size)
+        return Picture(square, _text(head, "patient"), _text(head, "issuer"), _edge(head))
 
     def kill(self) -> None:
         """End the process; whoever waits for its answer finds it dead."""
@@ -207,6 +208,13 @@ def _parse(head: bytes) -> dict[str, Any]:
 def _defect(name: object) -> Defect:
     if isinstance(name, str) and name in Defect.__members__:
         return Defect[name]
+    raise _Died
+
+
+def _edge(head: dict[str, Any]) -> int:
+    edge = head.get("edge")
+    if type(edge) is int and 0 < edge <= MAX_PIXELS:
+        return edge
     raise _Died
 
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -31,7 +30,9 @@ from primia.infer.checking import dealt_for, opened_of
 from primia.infer.data_store import Begun, DataStore
 from primia.infer.engine import Engine, Given
 from primia.infer.home import Own, plain
-from primia.inference.program import Integers, Program, from_json
+from primia.inference.messages import Prediction
+from primia.inference.program import Integers, Node, Program, from_json
+from primia.inference.weighted import HEAVY
 from primia.storage.disk import DISK
 from primia.types import Digest, sha256
 from primia.wire.inference_client import DealerLink, ModelLink
@@ -83,6 +84,7 @@ class DataOwner:
         self._own: Own = home.load(folder, Role.SITE)
         self.store = DataStore(folder)
         self._link: ModelLink | None = None
+        self._given: Given | None = None
         try:
             self._link = ModelLink(self._own.address, self._own.tls(Role.MODEL))
             self._description: Description = self._link.describe()
@@ -91,6 +93,7 @@ class DataOwner:
             self._check_dealer()
             # Sessions of another version can never be used.
             self.store.discard(keep=self.program.digest)
+            self.store.sweep()
         except BaseException:
             self.close()
             raise
@@ -154,30 +157,49 @@ class DataOwner:
 
     # --- once for each model version -----------------------------------------------------------
 
-    def given(self) -> Given:
-        """The masked weights of this version, fetched once. Raises PeerError, StateError."""
+    def given(self, *, heavy: bool) -> Given:
+        """The masked weights of this version, fetched once. Raises PeerError, StateError.
+
+        heavy: those of convolutions and linear layers, too; where their products were made
+        beforehand they are not needed.
+        """
+        if heavy and self._given is not None:
+            return self._given
         path = self._folder / "given" / self._description.given
         began = time.monotonic()
         if not path.exists():
             self._fetch(path)
-        data = path.read_bytes()
-        if sha256(data) != self._description.given:
+        wanted = {
+            f"{node.name}.weight": shape
+            for node, shape in self._weighted()
+            if heavy or not isinstance(node.op, HEAVY)
+        }
+        data = path.read_bytes() if wanted else b""
+        if wanted and sha256(data) != self._description.given:
             path.unlink()
             raise StateError(
                 f"{path} was damaged on disk and is deleted; ask again, which fetches it anew"
             )
         try:
-            found = load(data)
+            found = load(data) if wanted else {}
         except SafetensorError as err:
             raise PeerError(f"the masked weights cannot be read ({err}); tell their owner") from err
-        shapes = self.program.weight_shapes()
-        for name, array in found.items():
-            if array.dtype != np.int64 or shapes.get(name) != array.shape:
+        for name, shape in wanted.items():
+            array = found.get(name)
+            if array is None or array.dtype != np.uint64 or array.shape != shape:
                 raise PeerError(
                     f"the masked weights do not fit the program at {name}; tell their owner"
                 )
         self.costs.weights.seconds += time.monotonic() - began
-        return dict(found)
+        if heavy:
+            self._given = found
+        return {name: found[name] for name in wanted}
+
+    def _weighted(self) -> Iterator[tuple[Node, tuple[int, ...]]]:
+        shapes = self.program.weight_shapes()
+        for node in self.program.nodes:
+            if f"{node.name}.weight" in shapes:
+                yield node, shapes[f"{node.name}.weight"]
 
     def _fetch(self, path: Path) -> None:
         assert self._link is not None
@@ -230,6 +252,7 @@ class DataOwner:
         self.store.hold(collected)
         try:
             self._open(collected.batch, films)
+            self._work_ahead(batch, films)
         except PrimiaError:
             self.store.drop_held(batch)
             raise
@@ -250,12 +273,23 @@ class DataOwner:
         }
         self._link.open_sessions(batch.batch, shown)
 
+    def _work_ahead(self, batch: bytes, films: int) -> None:
+        """Multiply the masks of the films to come with the masked weights."""
+        held = self.store.held(batch)
+        given = self.given(heavy=True)
+        binding = self._binding(batch, films)
+        for done, (session, dealt) in enumerate(held.items()):
+            self._progress("preparing", done / len(held))
+            seed = binding.seed(dealt, session, DATA)
+            products = self._engine.products(self.program, given, seed, films)
+            self.store.keep_products(session, secrets.token_bytes(32), products)
+
     def _binding(self, batch: bytes, films: int) -> Binding:
         return Binding(self.program.digest, self._model, self._own.identity, batch, films)
 
     # --- predictions ---------------------------------------------------------------------------
 
-    def ask(self, films: Integers, batch: int) -> list[Any]:
+    def ask(self, films: Integers, batch: int) -> list[Prediction]:
         """The answers for `films` (n, channels, height, width), fixed point, `batch` at a time.
 
         Sessions come from the stock, or are dealt now. One prediction for each session, in order.
@@ -266,13 +300,12 @@ class DataOwner:
                 f"{len(films)} films, and {self.films_left} are left of this data owner's query "
                 "budget; ask fewer, or have the model owner raise it (primia infer budget)"
             )
-        given = self.given()
-        answers = []
+        answers: list[Prediction] = []
         start = 0
         while start < len(films):
             begun = self._session(min(batch, self.most_films, len(films) - start))
             part = films[start : start + begun.films]
-            answers.append(self._predict(begun, given, part))
+            answers.append(self._predict(begun, part))
             start += begun.films
             self._progress("asking", start / len(films))
         return answers
@@ -298,8 +331,9 @@ class DataOwner:
             raise StateError("another process used what was dealt for this one; ask again")
         return begun
 
-    def _predict(self, begun: Begun, given: Given, films: Integers) -> Any:
+    def _predict(self, begun: Begun, films: Integers) -> Prediction:
         assert self._link is not None
+        given = self.given(heavy=begun.key is None)
         online = self.costs.online
         began = time.monotonic()
         seed = self._binding(begun.batch, begun.films).seed(begun.seed, begun.session, DATA)
@@ -312,11 +346,17 @@ class DataOwner:
             online.received += received
             online.messages += 1
 
-        answer = self._link.ask(
-            hello,
-            self._engine.data_party(self.program, given, seed, films),
-            on_accepted=lambda: self.store.told((begun.session, *begun.discarded)),
-            on_bytes=moved,
-        )
+        taken = begun.taken
+        ready = None if taken is None else taken.messages(begun.key or b"")
+        try:
+            answer = self._link.ask(
+                hello,
+                self._engine.data_party(self.program, given, seed, films, ready),
+                on_accepted=lambda: self.store.told((begun.session, *begun.discarded)),
+                on_bytes=moved,
+            )
+        finally:
+            if taken is not None:
+                taken.close()
         online.seconds += time.monotonic() - began
         return answer

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from primia.errors import PeerError, StateError
+from primia.infer import material
+from primia.infer.material import Taken
 from primia.storage.audit_log import FILE, AuditLog
 from primia.storage.book import Book
 from primia.storage.disk import DISK, Disk
@@ -21,6 +23,7 @@ from primia.types import Digest
 from primia.wire.inference_handler import Collected
 
 DATABASE = "data-owner.db"
+MATERIAL = "material"
 _MOST_TOLD = 500
 _HELD_S = 3600.0  # a batch that was not checked by then never will be
 
@@ -28,7 +31,7 @@ _MIGRATIONS = [
     """
     CREATE TABLE sessions (
         session BLOB PRIMARY KEY, number INTEGER NOT NULL UNIQUE, batch BLOB NOT NULL,
-        program TEXT NOT NULL, films INTEGER NOT NULL, seed BLOB,
+        program TEXT NOT NULL, films INTEGER NOT NULL, seed BLOB, key BLOB,
         state TEXT NOT NULL CHECK (state IN ('held', 'fresh', 'spent')),
         made_at REAL NOT NULL, told INTEGER NOT NULL DEFAULT 0,
         CHECK ((seed IS NULL) = (state = 'spent'))
@@ -47,6 +50,8 @@ class Begun:
     batch: bytes
     films: int
     seed: bytes = field(repr=False)
+    key: bytes | None = field(repr=False)  # of the products made beforehand, if there are any
+    taken: Taken | None = None
     discarded: tuple[bytes, ...] = ()  # others that the model owner can let go of
 
 
@@ -58,6 +63,33 @@ class DataStore(Book):
     ) -> None:
         super().__init__(folder / DATABASE, _MIGRATIONS, clock, disk)
         self.audit = AuditLog(folder / FILE, clock, disk)
+        self._folder = folder / MATERIAL
+        self._disk = disk
+        try:
+            disk.make_folder(self._folder)
+        except OSError as err:
+            raise StateError(f"cannot make {self._folder}: {err.strerror}") from err
+
+    def path(self, session: bytes) -> Path:
+        """Where the products of a session are."""
+        return self._folder / session.hex()
+
+    def keep_products(self, session: bytes, key: bytes, products: Iterable[bytes]) -> None:
+        """Put the work that needs no film on disk, as the model owner's material is."""
+        material.write(self.path(session), key, session, products, self._disk)
+        with self._db.transaction() as db:
+            db.execute(
+                "UPDATE sessions SET key = ? WHERE session = ? AND state = 'held'", (key, session)
+            )
+
+    def sweep(self) -> None:
+        """Delete files of products that no session can use any more."""
+        with self._db.transaction() as db:
+            rows = db.execute("SELECT session FROM sessions WHERE state <> 'spent'").fetchall()
+        kept = {r["session"].hex() for r in rows}
+        for name in self._disk.names(self._folder):
+            if name not in kept:
+                self._disk.remove(self._folder / name)
 
     def hold(self, collected: Collected) -> None:
         """Keep the seeds of a batch; none may be used before `release`.
@@ -69,7 +101,7 @@ class DataStore(Book):
         try:
             with self._db.transaction() as db:
                 db.execute(
-                    "UPDATE sessions SET state = 'spent', seed = NULL "
+                    "UPDATE sessions SET state = 'spent', seed = NULL, key = NULL "
                     "WHERE state = 'held' AND made_at < ?",
                     (now - _HELD_S,),
                 )
@@ -107,6 +139,14 @@ class DataStore(Book):
         self._db.scrub()
         return shown
 
+    def held(self, batch: bytes) -> dict[bytes, bytes]:
+        """The seeds of a batch that was checked and is not released yet, by session."""
+        with self._db.transaction() as db:
+            rows = db.execute(
+                "SELECT session, seed FROM sessions WHERE batch = ? AND state = 'held'", (batch,)
+            ).fetchall()
+        return {r["session"]: r["seed"] for r in rows}
+
     def release(self, batch: bytes) -> int:
         """The batch was checked: what is left of it may be used. Returns how many that are."""
         with self._db.transaction() as db:
@@ -116,11 +156,14 @@ class DataStore(Book):
             return done.rowcount
 
     def begin(self, program: Digest, films: int) -> Begun | None:
-        """Take one session out for good, the oldest of this program and size; None without one."""
+        """Take one session out for good, the oldest of this program and size; None without one.
+
+        On return nothing of it is on disk any more.
+        """
         with self._db.transaction() as db:
             row = db.execute(
-                "SELECT session, number, batch, films, seed FROM sessions WHERE program = ? AND "
-                "films = ? AND state = 'fresh' ORDER BY number LIMIT 1",
+                "SELECT session, number, batch, films, seed, key FROM sessions "
+                "WHERE program = ? AND films = ? AND state = 'fresh' ORDER BY number LIMIT 1",
                 (program, films),
             ).fetchone()
             if row is None:
@@ -130,10 +173,17 @@ class DataStore(Book):
                 "ORDER BY number LIMIT ?",
                 (row["session"], _MOST_TOLD),
             ).fetchall()
+            taken = None
+            if row["key"] is not None:
+                # Opened before another process may sweep it, deleted once the row is spent.
+                taken = Taken(self.path(row["session"]), row["session"], self._disk)
             _spend(db, row["session"], told=False)
             self.audit.append("session_begun", session=row["session"].hex(), number=row["number"])
         self._db.scrub()
-        return Begun(**dict(row), discarded=tuple(r["session"] for r in untold))
+        if taken is not None:
+            taken.delete()
+        discarded = tuple(r["session"] for r in untold)
+        return Begun(**dict(row), taken=taken, discarded=discarded)
 
     def told(self, sessions: Iterable[bytes]) -> None:
         """The model owner knows that these are spent."""
@@ -146,7 +196,7 @@ class DataStore(Book):
         """Spend every session that is not for the program `keep`; returns how many there were."""
         with self._db.transaction() as db:
             done = db.execute(
-                "UPDATE sessions SET state = 'spent', seed = NULL, told = 0 "
+                "UPDATE sessions SET state = 'spent', seed = NULL, key = NULL, told = 0 "
                 "WHERE state <> 'spent' AND program IS NOT ?",
                 (keep,),
             )
@@ -157,7 +207,7 @@ class DataStore(Book):
         """Spend what was never checked of a batch."""
         with self._db.transaction() as db:
             db.execute(
-                "UPDATE sessions SET state = 'spent', seed = NULL WHERE batch = ? "
+                "UPDATE sessions SET state = 'spent', seed = NULL, key = NULL WHERE batch = ? "
                 "AND state = 'held'",
                 (batch,),
             )
@@ -175,6 +225,6 @@ class DataStore(Book):
 
 def _spend(db: sqlite3.Connection, session: bytes, *, told: bool) -> None:
     db.execute(
-        "UPDATE sessions SET state = 'spent', seed = NULL, told = ? WHERE session = ?",
+        "UPDATE sessions SET state = 'spent', seed = NULL, key = NULL, told = ? WHERE session = ?",
         (int(told), session),
     )

@@ -59,30 +59,37 @@ def write(
 
 
 class Taken:
-    """A session's file, opened and already deleted; `messages` reads it, once."""
+    """A session's file, to be deleted and then read, once, through the handle that stays open."""
 
     def __init__(self, path: Path, session: bytes, disk: Disk = DISK) -> None:
-        """Open the file and delete it: whatever happens now, nobody opens it again.
-
-        Raises StateError when it is not there.
-        """
+        """Open the file; one that is missing is told by `messages`, when the session is spent."""
+        self._path = path
         self._session = session
+        self._disk = disk
+        self._file: BinaryIO | None
         try:
             self._file = path.open("rb")
-            disk.remove(path)
-            disk.sync_folder(path.parent)
+        except OSError:
+            self._file = None
+
+    def delete(self) -> None:
+        """Whatever happens now, nobody opens it again. Raises StateError."""
+        try:
+            self._disk.remove(self._path)
+            self._disk.sync_folder(self._path.parent)
         except OSError as err:
             raise StateError(
-                f"the material of a session cannot be read ({err.strerror}); it is discarded, and "
-                "the data owner asks again with another"
+                f"cannot delete {self._path}: {err.strerror}; nothing was asked, mend the disk"
             ) from err
 
     def messages(self, key: bytes) -> Iterator[bytes]:
         """What `write` was given. Raises StateError for a damaged file."""
+        if self._file is None:
+            raise _damaged()
         sealer = _Sealer(key, self._session)
         parts: list[bytes] = []
         while True:
-            text = sealer.open(self._record())
+            text = sealer.open(self._record(self._file))
             flag, part = text[:1], text[1:]
             if flag == _END:
                 return
@@ -91,16 +98,17 @@ class Taken:
                 yield parts[0] if len(parts) == 1 else b"".join(parts)
                 parts = []
 
-    def _record(self) -> bytes:
-        head = self._file.read(_LENGTH.size)
+    def _record(self, file: BinaryIO) -> bytes:
+        head = file.read(_LENGTH.size)
         length = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else 0
         if not _SEAL <= length <= RECORD + _SEAL:
             raise _damaged()
-        return self._file.read(length)
+        return file.read(length)
 
     def close(self) -> None:
         """Let the file's bytes go."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 class _Sealer:
@@ -132,6 +140,6 @@ def _put(file: BinaryIO, record: bytes) -> None:
 
 def _damaged() -> StateError:
     return StateError(
-        "the material of a session is damaged on disk (a flipped bit, or cut short); it is "
-        "discarded and nothing was answered: ask again, and check the disk"
+        "the material of a session is damaged on disk (missing, cut short, or a flipped bit); it "
+        "is discarded and nothing was answered: ask again, and check the disk"
     )

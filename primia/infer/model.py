@@ -227,6 +227,7 @@ class ModelService:
         for session, theirs in opened.items():
             row = held[session]
             taken = material.Taken(self._book.path(session), session)
+            taken.delete()
             binding = self._binding(identity, batch, row.films)
             dealt = self._engine.deal(
                 self._served.program,
@@ -272,7 +273,11 @@ class ModelService:
                     held.seed, held.session, MODEL
                 )
                 yield self._engine.model_party(
-                    self._served.program, self._served.weights, taken.messages(held.key), seed
+                    self._served.program,
+                    self._served.weights,
+                    taken.messages(held.key),
+                    seed,
+                    held.films,
                 )
                 outcome = "done"
             except PrimiaError:

@@ -249,12 +249,12 @@ class ModelStore(Roster):
                 "INSERT INTO queries (site, at, films) VALUES (?, ?, ?)",
                 (site, self._clock(), hello.films),
             )
+            taken = Taken(self.path(hello.session), hello.session, self._disk)
             _spend(db, hello.session)
         self._db.scrub()
+        taken.delete()
         names = ("session", "number", "batch", "films", "seed", "key")
-        return Held(**{n: row[n] for n in names}), Taken(
-            self.path(hello.session), hello.session, self._disk
-        )
+        return Held(**{n: row[n] for n in names}), taken
 
     def discard(self, site: SiteId, sessions: Iterable[bytes]) -> None:
         """Sessions that the data owner began and we never heard of."""

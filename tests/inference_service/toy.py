@@ -67,8 +67,12 @@ class Toy:
         self.corrupt = False
 
     def given(self, program: Program, weights: Any, mask_seed: bytes) -> dict[str, Any]:
-        mask = np.frombuffer(stretch(mask_seed, "mask", 16), np.int64)
-        return {"head.bias": weights["head.bias"] - mask}
+        shape = weights["head.weight"].shape
+        mask = np.frombuffer(stretch(mask_seed, "mask", 8 * int(np.prod(shape))), np.uint64)
+        return {"head.weight": weights["head.weight"].view(np.uint64) - mask.reshape(shape)}
+
+    def products(self, program: Program, given: Any, seed: bytes, films: int) -> Iterator[bytes]:
+        yield stretch(seed, "products", 100)
 
     def deal(
         self, program: Program, mask_seed: bytes, seed0: bytes, seed1: bytes, films: int
@@ -83,8 +87,10 @@ class Toy:
             yield xor(down, stretch(seed1, f"down{step}", 8 * films))
 
     def data_party(
-        self, program: Program, given: Any, seed: bytes, films: Any
+        self, program: Program, given: Any, seed: bytes, films: Any, ready: Any
     ) -> Generator[Step, bytes, Any]:
+        assert (ready is None) == ("head.weight" in given)
+        assert ready is None or b"".join(ready) == stretch(seed, "products", 100)
         raw = films.tobytes()
         found = b""
         for step in range(STEPS):
@@ -94,7 +100,7 @@ class Toy:
         return np.frombuffer(found, np.int64)
 
     def model_party(
-        self, program: Program, weights: Any, corrections: Iterable[bytes], seed: bytes
+        self, program: Program, weights: Any, corrections: Iterable[bytes], seed: bytes, films: int
     ) -> Generator[Step, bytes, None]:
         source = iter(corrections)
         for step in range(STEPS):
@@ -103,8 +109,8 @@ class Toy:
             pad = xor(first, stretch(seed, f"up{step}", len(first)))
             raw = yield Step(None, len(pad))
             count = len(pad) // (8 * int(np.prod(program.input_shape)))
-            films = np.frombuffer(xor(raw, pad), np.int64).reshape(count, -1)
-            answer = (films.sum(axis=1) + weights["head.bias"][0]).tobytes()
+            seen = np.frombuffer(xor(raw, pad), np.int64).reshape(count, -1)
+            answer = (seen.sum(axis=1) + weights["head.bias"][0]).tobytes()
             second = next(source)
             down = xor(second, stretch(seed, f"down{step}", len(second)))
             yield Step(xor(answer, down), 0)

@@ -1,0 +1,294 @@
+"""`primia infer`: a prediction without showing the film or the model. Three roles, one command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from primia.cli.console import err, out, print_json
+
+if TYPE_CHECKING:
+    from primia.types import SiteId
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Encrypted prediction: model owner, data owner and dealer; neither film nor model shown.",
+)
+
+State = Annotated[
+    Path,
+    typer.Option(
+        "--state",
+        help="The folder of this role.",
+        envvar="PRIMIA_STATE",
+        readable=False,  # one that is not is refused in our own words
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+HERE = Path("infer-state")
+
+
+@app.command()
+def init(
+    service: Annotated[str, typer.Argument(help="Name of the service: a-z, 0-9, hyphens.")],
+    state: State = HERE,
+) -> None:
+    """Model owner: make the authority that certifies data owners and the dealer."""
+    from primia.infer.home import initialise
+
+    fingerprint = initialise(state, service)
+    out.print(f"[green]made[/] the authority of {service} in {state}", soft_wrap=True)
+    out.print(f"fingerprint {fingerprint}", soft_wrap=True)
+    out.print("next: invite the dealer and the data owners; they enrol while `serve` runs")
+
+
+@app.command()
+def invite(
+    role: Annotated[str, typer.Argument(help="data-owner or dealer.")],
+    name: Annotated[str, typer.Argument(help="Its name: a-z, 0-9, hyphens.")],
+    address: Annotated[str, typer.Option(help="host:port at which it reaches this model owner.")],
+    state: State = HERE,
+    code_file: Annotated[
+        Path | None, typer.Option(help="Write the code to this file (mode 0600), not the screen.")
+    ] = None,
+    films: Annotated[
+        int | None, typer.Option(min=0, help="A data owner's query budget (usually 1000 films).")
+    ] = None,
+    per_day: Annotated[
+        int | None, typer.Option(min=0, help="And in any 24 hours (usually 200 films).")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Model owner: print a one-time code for a data owner or the dealer."""
+    from primia.infer import home
+
+    invitation, fingerprint = home.invite(
+        state, role, _name(name), address, films=films, per_day=per_day
+    )
+    if code_file is not None:
+        home.write_code(invitation, code_file)
+    if json:
+        shown = {"code": invitation.code()} if code_file is None else {"code_file": str(code_file)}
+        print_json({"name": name, "role": role, **shown, "fingerprint": fingerprint})
+        return
+    out.print(f"Code for the {role} {name}, once, until {invitation.not_after:%Y-%m-%d}:")
+    where = f"(in {code_file})" if code_file is not None else invitation.code()
+    out.print(f"  [bold]{where}[/]", soft_wrap=True)
+    out.print("They save it to a file and run: primia infer enrol CODE-FILE --fingerprint …")
+    out.print("Read this fingerprint to them by telephone:")
+    out.print(f"  {fingerprint}", soft_wrap=True)
+
+
+@app.command()
+def roster(
+    state: State = HERE,
+    strike: Annotated[str, typer.Option(help="Refuse this one from its next call on.")] = "",
+    json: Json = False,
+) -> None:
+    """Model owner: who is enrolled, what they asked and have stocked; or strike one."""
+    from primia.infer import overview
+
+    if strike:
+        overview.strike(state, _name(strike))
+        out.print(f"[yellow]struck[/] {strike}; it is refused from now on")
+    elif json:
+        print_json(overview.roster_json(state))
+    else:
+        out.print(overview.roster_table(state))
+
+
+@app.command()
+def budget(
+    name: Annotated[str, typer.Argument(help="The data owner.")],
+    state: State = HERE,
+    films: Annotated[int | None, typer.Option(min=0, help="Films in all.")] = None,
+    per_day: Annotated[int | None, typer.Option(min=0, help="Films in any 24 hours.")] = None,
+    json: Json = False,
+) -> None:
+    """Model owner: what a data owner may ask and has asked; or change it."""
+    from primia.infer import overview
+
+    found = overview.budget(state, _name(name), films=films, per_day=per_day)
+    if json:
+        print_json(found)
+    else:
+        out.print(
+            f"{name}: {found['asked']} of {found['films']} films asked about, "
+            f"{found['asked_today']} of {found['per_day']} in the last 24 hours"
+        )
+
+
+@app.command()
+def enrol(
+    code_file: Annotated[Path, typer.Argument(help="The file with the code.", readable=False)],
+    state: State = HERE,
+    fingerprint: Annotated[
+        str | None, typer.Option(help="The authority's, as heard by telephone.")
+    ] = None,
+    dealer_fingerprint: Annotated[
+        str | None,
+        typer.Option(help="Data owner: the dealer's, as heard from the dealer by telephone."),
+    ] = None,
+) -> None:
+    """Data owner or dealer: turn a code into an identity."""
+    from primia.identity.certificate import fingerprint as mark
+    from primia.infer import home
+
+    own = home.enrol(state, home.read_code_file(code_file), fingerprint, dealer=dealer_fingerprint)
+    out.print(f"[green]enrolled[/] as {own.identity}", soft_wrap=True)
+    out.print(f"the authority's fingerprint: {mark(own.authority)}", soft_wrap=True)
+    if own.identity.role.value == "dealer":
+        out.print("read this one to the data owners by telephone, it is yours:")
+        out.print(f"  {mark(own.certificate)}", soft_wrap=True)
+
+
+@app.command()
+def trust(
+    fingerprint: Annotated[str, typer.Argument(help="As heard from the dealer by telephone.")],
+    state: State = HERE,
+) -> None:
+    """Data owner: pin another certificate of the dealer; what is stocked is discarded."""
+    from primia.infer import overview
+
+    overview.trust(state, fingerprint)
+    out.print("[green]pinned[/]; sessions of the dealer before were discarded")
+
+
+@app.command()
+def serve(
+    model: Annotated[Path, typer.Argument(help="The file that `prepare` made.", readable=False)],
+    dealer: Annotated[str, typer.Option(help="host:port of the dealer.")],
+    state: State = HERE,
+    listen: Annotated[str, typer.Option(help="host:port to serve at.")] = "127.0.0.1:8444",
+    log_json: Annotated[bool, typer.Option(help="Log JSON lines.")] = False,
+) -> None:
+    """Model owner: answer encrypted queries until stopped; data owners enrol with it."""
+    from primia.infer.speaking import as_daemon
+
+    as_daemon(json=log_json)
+    from primia.infer.engine import REAL
+    from primia.infer.serving import serve_model
+    from primia.inference.model_file import read  # type: ignore[import-not-found, unused-ignore]
+
+    serve_model(state, model, listen, dealer, REAL, read)
+
+
+@app.command()
+def dealer(
+    state: State = HERE,
+    listen: Annotated[str, typer.Option(help="host:port to serve at.")] = "127.0.0.1:8445",
+    log_json: Annotated[bool, typer.Option(help="Log JSON lines.")] = False,
+) -> None:
+    """Dealer: make correlated randomness for both, keep nothing, see no prediction."""
+    from primia.infer.speaking import as_daemon
+
+    as_daemon(json=log_json)
+    from primia.infer.engine import REAL
+    from primia.infer.serving import serve_dealer
+
+    serve_dealer(state, listen, REAL)
+
+
+@app.command()
+def stock(
+    sessions: Annotated[int, typer.Argument(min=0, max=1000, help="How many more.")],
+    state: State = HERE,
+    films: Annotated[int, typer.Option(min=1, max=64, help="Films in each session.")] = 1,
+    discard: Annotated[
+        bool, typer.Option("--discard", help="First discard what is stocked here.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Data owner: have sessions dealt beforehand, so that `ask` waits for no dealer."""
+    from dataclasses import asdict
+
+    from primia.infer.data_owner import DataOwner
+    from primia.infer.engine import REAL
+
+    if discard:
+        from primia.infer import overview
+
+        overview.discard(state)
+    with _shown() as progress, DataOwner(state, REAL, progress=progress, notice=_notice) as owner:
+        made = owner.stock(sessions, films) if sessions else 0
+        stocked = {f: n for (_, f), n in owner.store.stocked().items()}
+        costs = owner.costs.material
+    if json:
+        print_json({"made": made, "stocked": stocked, "dealing": asdict(costs)})
+        return
+    out.print(f"[green]stocked[/] {made} sessions in {costs.seconds:.1f} s")
+    for size, count in sorted(stocked.items()):
+        out.print(f"ready: {count} for {size} film{'s' * (size > 1)} each")
+
+
+@app.command()
+def ask(
+    films: Annotated[list[Path], typer.Argument(help="DICOM, PNG or JPEG files.", readable=False)],
+    state: State = HERE,
+    batch: Annotated[
+        int, typer.Option(min=1, max=64, help="Films in one session; more memory, less waiting.")
+    ] = 4,
+    answer_file: Annotated[
+        Path | None, typer.Option(help="Also write the answers here (JSON, mode 0600).")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Data owner: the model's answers for films that nobody else sees."""
+    import numpy as np
+
+    from primia.infer import answers
+    from primia.infer.data_owner import DataOwner
+    from primia.infer.engine import REAL
+    from primia.infer.films import read
+
+    with _shown() as progress, DataOwner(state, REAL, progress=progress, notice=_notice) as owner:
+        program = owner.program
+        encoded = read(films, program)
+        values = np.concatenate([p.values for p in owner.ask(encoded, batch)])
+        costs = owner.costs
+    found = answers.answered(films, program.classes, values)
+    plain = answers.as_json(found, program.answer, program.digest, costs)
+    if answer_file is not None:
+        import json as json_module
+
+        from primia.identity.keyfile import store
+
+        store(answer_file, json_module.dumps(plain, indent=2).encode() + b"\n")
+    if json:
+        print_json(plain)
+        return
+    out.print(answers.table(found, program.answer))
+    out.print()
+    out.print(answers.costs_table(costs))
+
+
+def _name(text: str) -> SiteId:
+    from primia.errors import ConfigError
+    from primia.types import site_id
+
+    try:
+        return site_id(text)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _notice(text: str) -> None:
+    err.print(f"[yellow]note:[/] {text}", soft_wrap=True)
+
+
+@contextmanager
+def _shown() -> Iterator[Callable[[str, float], None]]:
+    """A progress bar on the terminal, if there is one."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from primia.infer.speaking import as_command
+
+    as_command()
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task("connecting", total=1.0)
+        yield lambda what, part: bar.update(task, description=what, completed=part)

@@ -1,0 +1,42 @@
+"""The real protocol over the real services gives what it gives in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from primia.infer.data_owner import DataOwner
+from primia.infer.engine import REAL
+from tests.inference.pair import predict
+from tests.inference.programs import random_weights, residual_program
+from tests.inference_service.conftest import World
+
+
+@pytest.mark.parametrize("stocked", [False, True])
+def test_a_film_is_answered_as_in_memory(tmp_path: Path, stocked: bool) -> None:
+    world = World(tmp_path)
+    world.engine = REAL  # type: ignore[assignment]
+    world.program = residual_program()
+    world.weights = dict(random_weights(world.program))
+    world.start_model()
+    try:
+        world.enrol("dealer", "dealer")
+        world.start_dealer()
+        world.restart_model()
+        world.enrol("hospital")
+        draw = np.random.default_rng(1)
+        film = draw.normal(0, 1, (2, *world.program.input_shape)) * 2.0**16
+        film = film.astype(np.int64)
+        with DataOwner(tmp_path / "hospital", REAL) as owner:
+            if stocked:
+                owner.stock(1, films=2)
+            (found,) = owner.ask(film, batch=2)
+        inside = predict(world.program, world.weights, film)
+        # Other masks, so the last bits differ.
+        assert np.abs(found.values - inside.values).max() < 2e-3
+        assert found.mode == "logits"
+    finally:
+        for name in list(world.running):
+            world.stop(name)
