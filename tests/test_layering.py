@@ -158,3 +158,11 @@ def test_help_does_not_load_what_only_work_needs(module: str) -> None:
 @pytest.mark.parametrize("name", ["primia", "coordinator", "worker"])
 def test_no_other_distribution_owns_our_package_names(name: str) -> None:
     assert set(importlib.metadata.packages_distributions().get(name, [])) <= {"primia"}
+
+
+def test_every_test_module_has_a_name_of_its_own() -> None:
+    """pytest imports them by name alone, and stops at the second of one name."""
+    seen: dict[str, Path] = {}
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        assert path.name not in seen, f"{path} is named as {seen[path.name]}"
+        seen[path.name] = path
