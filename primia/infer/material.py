@@ -103,7 +103,10 @@ class Taken:
         length = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else 0
         if not _SEAL <= length <= RECORD + _SEAL:
             raise _damaged()
-        return file.read(length)
+        record = file.read(length)
+        if len(record) != length:
+            raise _damaged()
+        return record
 
     def close(self) -> None:
         """Let the file's bytes go."""
