@@ -103,7 +103,7 @@ def prepare_products(
             source_node = node.inputs[0]
             if source_node not in masks:
                 shape = (films, *program.nodes[source_node].shape)
-                masks[source_node] = source.mask(f"{source_node}/input", shape)
+                masks[source_node] = source.mask(_input_label(source_node), shape)
             v = given[f"{node.name}.weight"]
             yield product(node.op, v, masks[source_node]).tobytes()
         for used in _finished(program, number):
@@ -149,7 +149,7 @@ class _DealerWalk(_Walk):
         super().__init__(program, films)
         self.dealer = dealer
         self.mask_prg = mask_prg
-        self.inputs: dict[int, Words] = {}
+        self.inputs: dict[str, Words] = {}
         self.narrowed: set[int] = set()
 
     def run(self) -> Iterator[bytes]:
@@ -158,7 +158,7 @@ class _DealerWalk(_Walk):
                 self._narrow(node.inputs[0])
             self._node(number)
             for used in _finished(self.program, number):
-                self.inputs.pop(used, None)
+                self.inputs.pop(_input_label(used), None)
             yield self.dealer.corrections()
         self._answer()
         yield self.dealer.corrections()
@@ -197,20 +197,20 @@ class _DealerWalk(_Walk):
                 assert place.norm is not None
                 *groups, count = self.group_shape(number, node.op.groups)
                 deal_norm(self.dealer, label, tuple(groups), count, place.norm)
-                self._weighted(number, f"{number}/norm")
+                self._weighted(number, f"{number}/norm", number)
+                del self.inputs[f"{number}/norm"]
             case Conv2d() | Linear() | Affine():
-                self._weighted(number, f"{node.inputs[0]}/input")
+                self._weighted(number, _input_label(node.inputs[0]), node.inputs[0])
             case _:
                 pass
 
-    def _weighted(self, number: int, mask_label: str) -> None:
+    def _weighted(self, number: int, label: str, source: int) -> None:
         node = self.program.nodes[number]
-        source = number if isinstance(node.op, GroupNorm) else node.inputs[0]
-        if source not in self.inputs:
-            self.inputs[source] = self.dealer.data_mask(mask_label, self.shape(source))
+        if label not in self.inputs:
+            self.inputs[label] = self.dealer.data_mask(label, self.shape(source))
         name = f"{node.name}.weight"
         b = weight_mask(self.mask_prg, name, self.program.weight_shapes()[name])
-        self.dealer.give(f"{number}/product", product(node.op, b, self.inputs[source]))
+        self.dealer.give(f"{number}/product", product(node.op, b, self.inputs[label]))
 
     def _answer(self) -> None:
         classes = len(self.program.classes)
@@ -246,7 +246,7 @@ class _PartyWalk(_Walk):
         self.party = party
         self.values: dict[int, Words] = {}
         self.narrowed: dict[int, Words] = {}
-        self.masked: dict[int, Words] = {}  # r0 at the data party, e + x1 at the model party
+        self.masked: dict[str, Words] = {}  # r0 at the data party, e + x1 at the model party
 
     def run(self) -> Machine:
         for number, node in enumerate(self.program.nodes):
@@ -255,8 +255,9 @@ class _PartyWalk(_Walk):
             first = yield from self._input(number)
             self.values[number] = yield from self._node(number, first)
             for used in _finished(self.program, number):
-                for held in (self.values, self.narrowed, self.masked):
-                    held.pop(used, None)
+                self.values.pop(used, None)
+                self.narrowed.pop(used, None)
+                self.masked.pop(_input_label(used), None)
         answer = yield from self._answer()
         return answer
 
@@ -295,6 +296,7 @@ class _PartyWalk(_Walk):
                 groups = x.reshape(self.films * node.op.groups, -1)
                 out = yield from norm(self.party, label, groups, place.norm, node.op.eps)
                 out = yield from self._weighted(number, f"{number}/norm", out.reshape(shape))
+                del self.masked[f"{number}/norm"]
             case Add():
                 out = x << np.uint64(place.scale - scale)
                 other = node.inputs[1]
@@ -302,24 +304,23 @@ class _PartyWalk(_Walk):
             case Flatten():
                 out = x
             case _:
-                out = yield from self._weighted(number, f"{node.inputs[0]}/input", x)
+                out = yield from self._weighted(number, _input_label(node.inputs[0]), x)
         return out.reshape(shape)
 
     def _weighted(self, number: int, label: str, x: Words) -> Generator[Step, Received, Words]:
         """See `weighted`; one masked input serves all layers that take it."""
         node = self.program.nodes[number]
-        source = number if isinstance(node.op, GroupNorm) else node.inputs[0]
         name = f"{node.name}.weight"
         if self.party.role == 0:
-            if source not in self.masked:
+            if label not in self.masked:
                 mask = self.party.mask(label, x.shape)
-                self.masked[source] = mask
+                self.masked[label] = mask
                 yield from send(x - mask)
-            y = self._data_product(number, name, self.masked[source])
+            y = self._data_product(number, name, self.masked[label])
         else:
-            if source not in self.masked:
-                self.masked[source] = (yield from receive(x)) + x
-            y = product(node.op, self.weights[name].view(np.uint64), self.masked[source])
+            if label not in self.masked:
+                self.masked[label] = (yield from receive(x)) + x
+            y = product(node.op, self.weights[name].view(np.uint64), self.masked[label])
             y += wide_bias(
                 self.weights[f"{node.name}.bias"],
                 node.op,
@@ -349,6 +350,11 @@ class _PartyWalk(_Walk):
             return (yield from answer_class(self.party, "answer", logits, near))
         exp = exp_table(bound, self.f)
         return (yield from answer_probabilities(self.party, "answer", logits, exp))
+
+
+def _input_label(source: int) -> str:
+    """All layers that take a value share one mask of it."""
+    return f"{source}/input"
 
 
 def _finished(program: Program, number: int) -> list[int]:

@@ -93,16 +93,22 @@ def run_op(
     op: Callable[[Any, Any], Machine],
     value: Any,
     number: int = 0,
+    *,
+    xor: bool = False,
 ) -> Exchange:
-    """One operation on shares of `value` (uint64): deal_op(dealer), op(party, share)."""
+    """One operation on shares of `value`: deal_op(dealer), op(party, share)."""
     _, seed0, seed1 = seeds(number)
     dealer = Dealer(seed0, seed1)
     deal_op(dealer)
     corrections = Corrections([dealer.corrections()])
-    draw = np.random.default_rng(number + 1)
-    share = draw.integers(0, 1 << 64, value.shape, np.uint64, endpoint=False)
-    run = drive(
-        op(DataSource(seed0), value - share), op(ModelSource(seed1, corrections), share.copy())
-    )
+    value = value.view(np.uint64)
+    share = np.random.default_rng(number + 1).integers(0, 1 << 64, value.shape, np.uint64)
+    rest = value ^ share if xor else value - share
+    run = drive(op(DataSource(seed0), rest), op(ModelSource(seed1, corrections), share))
     corrections.finish()
     return run
+
+
+def total(run: Exchange) -> Any:
+    """The value that the two results share, as signed integers."""
+    return (run.results[0] + run.results[1]).view(np.int64)

@@ -65,10 +65,11 @@ def norm_numbers(
 
     Raises ValueError when the range does not fit.
     """
+    high = max(2 * low, min(high, bound * bound))  # no variance is larger
     squares = 2 * bit_length(bound, 0)
-    if bit_length(bound, 0) + f + MEAN_SHIFT >= MAX_BITS - 1 or squares > MAX_BITS - 1 - 2 * f:
+    if bit_length(bound, 0) + f + MEAN_SHIFT >= MAX_BITS - 1 or squares > MAX_BITS - 2 - 2 * f:
         raise ValueError(f"values up to {bound:.4g} are too large for a norm")
-    variance_scale = min(48, MAX_BITS - 1 - squares)
+    variance_scale = min(48, MAX_BITS - 2 - squares)  # a difference of two has one bit more
     log_count = count.bit_length() - 1
     # The sum of squares of a run stays under 2^61.
     run = 1 << max(0, MAX_BITS - 1 - squares - 2 * f)

@@ -9,7 +9,7 @@ two parties' tables must agree to the last unit, and `math.exp` differs between 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal, localcontext
 from functools import lru_cache
@@ -28,6 +28,7 @@ from primia.inference.ops.compare import (
     signs,
 )
 from primia.inference.ops.opening import (
+    MAX_BITS,
     Opened,
     deal_mask,
     deal_rho,
@@ -74,7 +75,7 @@ def table(
     top = bit_length(2 * bound, value_scale)
     low = max(0, math.frexp(resolution)[1] - 1 + value_scale)
     blocks = -(-max(1, top - low) // 4)
-    if blocks > MAX_BLOCKS:
+    if blocks > MAX_BLOCKS or top >= MAX_BITS:
         raise ValueError(f"values up to {bound:.4g} by steps of {resolution:.2g} need over 48 bits")
     low = max(0, top - 4 * blocks)
     unit = Decimal(1 << low)
@@ -106,21 +107,40 @@ def _whole(value: Decimal, scale: int) -> int:
 
 @lru_cache(maxsize=64)
 def curve(name: str, low: float, high: float, count: int) -> tuple[tuple[Decimal, Decimal], ...]:
-    """`count` points of tanh or exp at equal distances, or of 1/sqrt at equal ratios."""
+    """`count` points of "inverse-root", "exp" or "tanh" from low to high, for `table`.
+
+    The points lie so that the error is even: relative for the first two, absolute for tanh.
+    """
     with localcontext(_CONTEXT):
         first, last = Decimal(low), Decimal(high)
+        if name == "tanh":
+            return _even_tanh(first, last, count)
+        # A chord lies above a convex curve; points lower by half the gap halve the error.
         if name == "inverse-root":
-            ratio = (last / first).ln() / (count - 1)
-            xs = [first * (ratio * i).exp() for i in range(count)]
-            # A chord lies above a convex curve; knots lower by half the gap halve the error.
-            gap = 1 - ratio * ratio * 3 / 64
-            return tuple((x, gap / x.sqrt()) for x in xs)
+            step = (last / first).ln() / (count - 1)
+            lower = 1 - step * step * 3 / 64
+            xs = [first * (step * i).exp() for i in range(count)]
+            return tuple((x, lower / x.sqrt()) for x in xs)
         step = (last - first) / (count - 1)
-        functions: dict[str, Callable[[Decimal], Decimal]] = {
-            "exp": lambda x: x.exp(),
-            "tanh": lambda x: 1 - 2 / ((2 * x).exp() + 1),
-        }
-        return tuple((x, functions[name](x)) for x in (first + step * i for i in range(count)))
+        lower = 1 - step * step / 16
+        return tuple((x, lower * x.exp()) for x in (first + step * i for i in range(count)))
+
+
+def _even_tanh(first: Decimal, last: Decimal, count: int) -> tuple[tuple[Decimal, Decimal], ...]:
+    """A chord's error is its length squared times the curvature: equal steps of its root."""
+    fine = 40 * count
+    points: list[tuple[Decimal, Decimal]] = []
+    passed = [Decimal(0)]
+    for i in range(fine + 1):
+        x = first + (last - first) * i / fine
+        y = 1 - 2 / ((2 * x).exp() + 1)
+        points.append((x, y))
+        passed.append(passed[-1] + abs(y * (1 - y * y)).sqrt())
+    chosen = [points[0]]
+    for i, point in enumerate(points[:-1]):
+        if passed[i + 1] * (count - 1) >= passed[-1] * len(chosen):
+            chosen.append(point)
+    return (*chosen[: count - 1], points[-1])
 
 
 def deal_steps(dealer: Dealer, label: str, shape: Shape, window: Window, count: int) -> Words:
@@ -182,7 +202,7 @@ def _column(values: Sequence[int]) -> Words:
     return np.array([v & ((1 << 64) - 1) for v in values], np.uint64)[:, None]
 
 
-TANH_KNOTS = 96
+TANH_KNOTS = 64
 _TANH_END = 5.0
 
 

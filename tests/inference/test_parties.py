@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from primia.errors import ConfigError, DataError, PeerError
+from primia.inference.correlations import Corrections
+from primia.inference.layout import layout
+from primia.inference.operations import (
+    Add,
+    Affine,
+    AvgPool2d,
+    Conv2d,
+    Flatten,
+    GroupNorm,
+    Input,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Tanh,
+)
+from primia.inference.parties import data_party, deal, model_party, prepare_products
+from primia.inference.program import Integers, Program
+from primia.inference.weighted import mask_weights
+from tests.inference.pair import drive, predict, run_program, seeds
+from tests.inference.plain import plain_values
+from tests.inference.programs import program_of, random_weights, residual_program
+
+NORM = GroupNorm(2, 1e-5, 2**-12, 2.0**8)
+TANH_NET = [
+    (Input(3, 11, 13), ()),
+    (Conv2d(3, 1, 1, 1, 1, 4), (0,)),
+    (MaxPool2d(2, 2, 0), (1,)),
+    (Tanh(), (2,)),
+    (Conv2d(3, 1, 2, 2, 2, 6), (3,)),
+    (Tanh(), (4,)),
+    (AvgPool2d(3, 2, 1), (5,)),
+    (Flatten(), (6,)),
+    (Linear(4), (7,)),
+]
+# Every value that is wide where a narrow one is needed, and one that two layers take.
+WIDE_NET = [
+    (Input(1, 9, 9), ()),
+    (Conv2d(3, 1, 1, 1, 1, 4), (0,)),
+    (Affine(), (1,)),
+    (Conv2d(1, 1, 0, 1, 1, 4), (2,)),
+    (Add(), (3, 2)),
+    (NORM, (4,)),
+    (AvgPool2d(2, 2, 0), (5,)),
+    (Conv2d(3, 1, 1, 1, 1, 4), (6,)),
+    (Conv2d(1, 1, 0, 1, 1, 4), (6,)),
+    (Add(), (7, 8)),
+    (MaxPool2d(2, 2, 0), (9,)),
+    (Flatten(), (10,)),
+    (NORM, (11,)),
+    (Linear(5), (12,)),
+    (ReLU(), (13,)),
+    (NORM2 := GroupNorm(1, 1e-5, 2**-12, 2.0**8), (14,)),
+]
+
+
+def films(program: Program, count: int, seed: int = 0) -> Integers:
+    draw = np.random.default_rng(seed)
+    return np.rint(draw.normal(0, 1, (count, *program.input_shape)) * 65536).astype(np.int64)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        residual_program(),
+        residual_program(norm=False),
+        program_of(TANH_NET),
+        program_of(WIDE_NET, bound=40.0),
+    ],
+    ids=["residual-norm", "residual", "tanh", "wide"],
+)
+@pytest.mark.parametrize("count", [1, 3])
+def test_logits_are_those_of_the_plain_network(program: Program, count: int) -> None:
+    weights = random_weights(program, 3)
+    x = films(program, count)
+    wanted = plain_values(program, weights, x)
+    for node, value in zip(program.nodes, wanted, strict=True):
+        assert np.abs(value).max() < node.bound, node.name
+    found = predict(program, weights, x)
+    assert found.values.shape == (count, len(program.classes))
+    assert np.abs(found.values - wanted[-1]).max() < 5e-3
+
+
+@pytest.mark.parametrize("answer", ["class", "probabilities"])
+def test_answers_are_those_of_the_plain_network(answer: str) -> None:
+    program = residual_program(answer=answer)  # type: ignore[arg-type]
+    weights = random_weights(program, 5)
+    x = films(program, 30)
+    logits = plain_values(program, weights, x)[-1]
+    found = predict(program, weights, x)
+    if answer == "class":
+        assert found.classes == tuple(logits.argmax(axis=1))
+        assert set(found.values.ravel()) == {0.0, 1.0}
+    else:
+        real = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        assert np.abs(found.values - real).max() < 0.025 + 2e-3
+
+
+def test_products_made_before_the_film_give_the_same_messages() -> None:
+    program = residual_program()
+    weights = random_weights(program)
+    x = films(program, 2)
+    mask_seed, seed0, seed1 = seeds(0)
+    given = dict(mask_weights(program, weights, mask_seed))
+    ready = Corrections(prepare_products(program, given, seed0, 2))
+    corrections = Corrections(deal(program, mask_seed, seed0, seed1, 2))
+    light = {name: v for name, v in given.items() if name == "n5.weight"}  # the norm's
+    run = drive(
+        data_party(program, light, seed0, x, ready),
+        model_party(program, weights, corrections, seed1, 2),
+    )
+    ready.finish()
+    assert run.sent == run_program(program, weights, x).sent
+
+
+def test_the_dealer_deals_the_same_session_again_for_a_check() -> None:
+    program = residual_program()
+    assert list(deal(program, *seeds(1))) == list(deal(program, *seeds(1)))
+
+
+@pytest.mark.parametrize("cut", [-8, 8])
+def test_corrections_of_another_length_are_refused(cut: int) -> None:
+    program = residual_program()
+    weights = random_weights(program)
+    mask_seed, seed0, seed1 = seeds(0)
+    given = dict(mask_weights(program, weights, mask_seed))
+    dealt = b"".join(deal(program, mask_seed, seed0, seed1))
+    dealt = dealt[:cut] if cut < 0 else dealt + bytes(cut)
+    with pytest.raises(PeerError, match=r"corrections .* discard this session's material"):
+        drive(
+            data_party(program, given, seed0, films(program, 1)),
+            model_party(program, weights, Corrections([dealt]), seed1),
+        )
+
+
+def test_corrections_come_in_chunks_of_any_size() -> None:
+    corrections = Corrections([b"abc", b"", b"defg", b"hi"])
+    assert [bytes(corrections.take(n)) for n in (2, 4, 0, 3)] == [b"ab", b"cdef", b"", b"ghi"]
+    corrections.finish()
+
+
+def test_a_message_of_another_length_is_refused() -> None:
+    program = residual_program()
+    given = dict(mask_weights(program, random_weights(program), bytes(32)))
+    machine = data_party(program, given, bytes(32), films(program, 1))
+    step = next(machine)
+    while step.expect == 0:
+        step = machine.send(b"")
+    with pytest.raises(PeerError, match=f"{step.expect} were due"):
+        machine.send(bytes(step.expect - 1))
+
+
+def test_a_film_of_another_size_is_refused_before_anything_is_sent() -> None:
+    program = residual_program()
+    machine = data_party(program, {}, bytes(32), np.zeros((1, 1, 14, 14), np.int64))
+    with pytest.raises(DataError, match="does not fit the program's input"):
+        next(machine)
+
+
+def test_a_layer_that_cannot_fit_is_named() -> None:
+    program = residual_program()
+    nodes = list(program.nodes)
+    nodes[4] = replace(nodes[4], bound=2.0**20)
+    with pytest.raises(ConfigError, match=r"layer n5: values up to 1\.049e\+06 are too large"):
+        layout(replace(program, nodes=tuple(nodes)))
