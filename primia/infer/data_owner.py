@@ -355,6 +355,9 @@ class DataOwner:
                 on_accepted=lambda: self.store.told((begun.session, *begun.discarded)),
                 on_bytes=moved,
             )
+        except BaseException:
+            self.store.give_up(begun.session)
+            raise
         finally:
             if taken is not None:
                 taken.close()

@@ -25,6 +25,7 @@ from primia.wire.inference_handler import Collected
 DATABASE = "data-owner.db"
 MATERIAL = "material"
 _MOST_TOLD = 500
+_UNDER_WAY_S = 900.0  # one that began is not given up for another process before
 _HELD_S = 3600.0  # a batch that was not checked by then never will be
 
 _MIGRATIONS = [
@@ -33,7 +34,7 @@ _MIGRATIONS = [
         session BLOB PRIMARY KEY, number INTEGER NOT NULL UNIQUE, batch BLOB NOT NULL,
         program TEXT NOT NULL, films INTEGER NOT NULL, seed BLOB, key BLOB,
         state TEXT NOT NULL CHECK (state IN ('held', 'fresh', 'spent')),
-        made_at REAL NOT NULL, told INTEGER NOT NULL DEFAULT 0,
+        made_at REAL NOT NULL, begun_at REAL NOT NULL DEFAULT 0, told INTEGER NOT NULL DEFAULT 0,
         CHECK ((seed IS NULL) = (state = 'spent'))
     ) STRICT;
     CREATE INDEX fresh_sessions ON sessions (program, films, number) WHERE state = 'fresh';
@@ -169,15 +170,19 @@ class DataStore(Book):
             if row is None:
                 return None
             untold = db.execute(
-                "SELECT session FROM sessions WHERE state = 'spent' AND told = 0 AND session <> ? "
+                "SELECT session FROM sessions WHERE state = 'spent' AND told = 0 AND begun_at < ? "
                 "ORDER BY number LIMIT ?",
-                (row["session"], _MOST_TOLD),
+                (self._clock() - _UNDER_WAY_S, _MOST_TOLD),
             ).fetchall()
             taken = None
             if row["key"] is not None:
                 # Opened before another process may sweep it, deleted once the row is spent.
                 taken = Taken(self.path(row["session"]), row["session"], self._disk)
             _spend(db, row["session"], told=False)
+            db.execute(
+                "UPDATE sessions SET begun_at = ? WHERE session = ?",
+                (self._clock(), row["session"]),
+            )
             self.audit.append("session_begun", session=row["session"].hex(), number=row["number"])
         self._db.scrub()
         if taken is not None:
@@ -191,6 +196,11 @@ class DataStore(Book):
             db.executemany(
                 "UPDATE sessions SET told = 1 WHERE session = ?", [(s,) for s in sessions]
             )
+
+    def give_up(self, session: bytes) -> None:
+        """A prediction failed: the model owner may let go of its session, if it still holds it."""
+        with self._db.transaction() as db:
+            db.execute("UPDATE sessions SET begun_at = 0 WHERE session = ?", (session,))
 
     def discard(self, keep: Digest | None = None) -> int:
         """Spend every session that is not for the program `keep`; returns how many there were."""

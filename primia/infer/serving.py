@@ -88,7 +88,7 @@ def serve_dealer(folder: Path, listen: str, engine: Engine) -> None:
         book = DealerStore(folder)
         try:
             book.audit.append("started", version=__version__)
-            with start_dealer(book, own, listen, engine) as server:
+            with start_dealer(dealer_service(book, engine), own, listen) as server:
                 log.info("listening", address=server.address)
                 stop.wait()
                 server.stop(_GRACE_S)
@@ -97,12 +97,16 @@ def serve_dealer(folder: Path, listen: str, engine: Engine) -> None:
             book.close()
 
 
-def start_dealer(book: DealerStore, own: Own, listen: str, engine: Engine) -> Server:
-    """The dealer's server, running."""
+def dealer_service(book: DealerStore, engine: Engine) -> DealerService:
+    """For the one model owner where this dealer enrolled. Raises StateError."""
     model = book.noted("model")
     if model is None:
         raise StateError("this folder does not say for whom it deals; enrol again in a new one")
-    service = DealerService(book, model, engine)
+    return DealerService(book, model, engine)
+
+
+def start_dealer(service: DealerService, own: Own, listen: str) -> Server:
+    """The dealer's server, running."""
     tls = ServerTls(
         certificate=to_pem(own.certificate),
         authority=to_pem(own.authority),

@@ -64,15 +64,10 @@ class _Link:
         self.close()
 
     @contextmanager
-    def _told(self, watch: IdleWatch | None = None) -> Iterator[None]:
+    def _told(self) -> Iterator[None]:
         try:
             yield
         except grpc.RpcError as err:
-            if watch is not None and watch.gave_up:
-                raise Unreachable(
-                    f"the {CALLED[self._tls.server]} at {self.address} was silent for "
-                    f"{watch.limit_s:.0f} s; it hangs or the line is dead: try again"
-                ) from err
             raise self._explain(err) from err
 
     def _explain(self, err: grpc.RpcError) -> PrimiaError:
@@ -83,10 +78,24 @@ class _Link:
     @contextmanager
     def _stream(self, call: Any) -> Iterator[Iterator[Any]]:
         """The messages of `call`, given up when none comes for long."""
+        who = f"the {CALLED[self._tls.server]} at {self.address}"
         watch = IdleWatch(call.cancel, WAIT_S)
-        with self._told(watch), watch:
+        messages = _Counted(call, watch)
+        with self._told(), watch:
             try:
-                yield _touching(call, watch)
+                yield iter(messages)
+            except grpc.RpcError as err:
+                if watch.gave_up:
+                    raise Unreachable(
+                        f"{who} was silent for {watch.limit_s:.0f} s; it hangs or the line is "
+                        "dead: try again"
+                    ) from err
+                if messages.came and not was_named(err):
+                    raise Unreachable(
+                        f"the connection to {who} broke half-way: it was stopped, or the line was "
+                        "cut; nothing of it counts, try again"
+                    ) from err
+                raise
             finally:
                 call.cancel()  # no effect on one that has ended
 
@@ -259,11 +268,20 @@ def who(identity: Identity) -> str:
     return f"{CALLED.get(identity.role, 'data owner')} {identity.name}"
 
 
-def _touching(call: Iterator[Any], watch: IdleWatch) -> Iterator[Any]:
-    for message in call:
-        watch.touch()
-        yield message
-        watch.touch()  # what we do with it ourselves is not their silence
+class _Counted:
+    """The messages of a call, and how many came."""
+
+    def __init__(self, call: Iterator[Any], watch: IdleWatch) -> None:
+        self.came = 0
+        self._call = call
+        self._watch = watch
+
+    def __iter__(self) -> Iterator[Any]:
+        for message in self._call:
+            self.came += 1
+            self._watch.touch()
+            yield message
+            self._watch.touch()  # what we do with it ourselves is not their silence
 
 
 def _pieces(replies: Iterator[Any], on_bytes: Callable[[int, int], None]) -> Iterator[pb.Piece]:

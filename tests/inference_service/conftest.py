@@ -13,7 +13,7 @@ from primia.infer import home
 from primia.infer.data_owner import DataOwner
 from primia.infer.dealer_store import DealerStore
 from primia.infer.model import prepare_serving
-from primia.infer.serving import start_dealer, start_model
+from primia.infer.serving import dealer_service, start_dealer, start_model
 from primia.types import Digest, SiteId, sha256
 from primia.wire.server import Server
 from tests.inference_service import toy
@@ -47,7 +47,8 @@ class World:
     def start_dealer(self) -> None:
         own = home.load(self.root / "dealer", Role.DEALER)
         book = DealerStore(self.root / "dealer")
-        server = start_dealer(book, own, f"127.0.0.1:{self.dealer_port}", self.engine)
+        self.dealer_service = dealer_service(book, self.engine)
+        server = start_dealer(self.dealer_service, own, f"127.0.0.1:{self.dealer_port}")
         self.dealer_port = server.port
         self.running["dealer"] = server, book
 
