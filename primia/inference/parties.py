@@ -8,7 +8,6 @@ nothing is used twice within a session, and the seeds serve one session.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
@@ -47,7 +46,6 @@ from primia.inference.ops.pool import average_pool, deal_max_pool, max_pool
 from primia.inference.ops.segments import deal_segments, segments, tanh_table
 from primia.inference.prg import Prg
 from primia.inference.program import Integers, Program, Weights
-from primia.inference.ring import encode
 from primia.inference.weighted import HEAVY, Masked, product, weight_mask, wide_bias
 
 Received = bytes | bytearray | memoryview
@@ -112,24 +110,6 @@ def prepare_products(
             masks.pop(used, None)
 
 
-@dataclass(frozen=True)
-class Noise:
-    """Gaussian noise of this deviation on every logit, from a seed that only the dealer has.
-
-    It travels inside the correction of the last layer's product, so neither party sees it.
-    """
-
-    std: float
-    seed: bytes = field(repr=False)
-
-    def draw(self, shape: tuple[int, ...], scale: int) -> Words:
-        """By the Box-Muller transform, in fixed point."""
-        uniform = (Prg(self.seed).draw("noise", (2, *shape)) >> np.uint64(11)).astype(np.float64)
-        radius = np.sqrt(-2 * np.log((uniform[0] + 1) * 2.0**-53))
-        normal = radius * np.cos(uniform[1] * (2 * np.pi * 2.0**-53))
-        return encode(normal * self.std, scale).view(np.uint64)
-
-
 class _Walk:
     """The order of work that all three share."""
 
@@ -165,23 +145,10 @@ class _Walk:
 
 
 class _DealerWalk(_Walk):
-    def __init__(
-        self,
-        program: Program,
-        dealer: Dealer,
-        mask_prg: Prg,
-        films: int,
-        noise: Noise | None,
-    ) -> None:
+    def __init__(self, program: Program, dealer: Dealer, mask_prg: Prg, films: int) -> None:
         super().__init__(program, films)
         self.dealer = dealer
         self.mask_prg = mask_prg
-        self.noise = noise
-        if noise and not isinstance(program.nodes[-1].op, Linear):
-            raise ConfigError(
-                "noise on the answer needs a linear layer as the network's last; "
-                "set it to 0 or add one"
-            )
         self.inputs: dict[str, Words] = {}
         self.narrowed: set[int] = set()
 
@@ -243,10 +210,7 @@ class _DealerWalk(_Walk):
             self.inputs[label] = self.dealer.data_mask(label, self.shape(source))
         name = f"{node.name}.weight"
         b = weight_mask(self.mask_prg, name, self.program.weight_shapes()[name])
-        value = product(node.op, b, self.inputs[label])
-        if self.noise and number == self.last:
-            value += self.noise.draw(value.shape, self.places[number].scale)
-        self.dealer.give(f"{number}/product", value)
+        self.dealer.give(f"{number}/product", product(node.op, b, self.inputs[label]))
 
     def _answer(self) -> None:
         classes = len(self.program.classes)
@@ -262,20 +226,14 @@ class _DealerWalk(_Walk):
 
 
 def deal(
-    program: Program,
-    mask_seed: bytes,
-    seed0: bytes,
-    seed1: bytes,
-    films: int = 1,
-    noise: Noise | None = None,
+    program: Program, mask_seed: bytes, seed0: bytes, seed1: bytes, films: int = 1
 ) -> Iterator[bytes]:
     """The model party's corrections for one session, piece by piece in program order.
 
     mask_seed: the model version's, shared with the model party; seed0, seed1: the session's, of
     data and model party. The same arguments give the same bytes, so a batch can be checked.
-    noise: what the dealer adds to the logits; the parties need not know of it.
     """
-    return _DealerWalk(program, Dealer(seed0, seed1), Prg(mask_seed), films, noise).run()
+    return _DealerWalk(program, Dealer(seed0, seed1), Prg(mask_seed), films).run()
 
 
 class _PartyWalk(_Walk):

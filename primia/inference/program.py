@@ -27,7 +27,7 @@ MAX_BYTES = 1 << 20  # of the JSON text
 MAX_NODES = 2000
 MAX_CLASSES = 1000
 MAX_TOTAL = 1 << 28  # values of one film, and weights, over all nodes: 2 GiB in the ring
-MAX_BOUND = 2.0**29  # keeps |y| under 2^61 with 2 x 16 fraction bits; the opening needs 2^62
+MAX_BOUND = 2.0**17  # far above any trained network; leaves the ring 12 bits at 3 x 16 of fraction
 REMEDY = "both sides must run the same release of primia; prepare the model again"
 
 Answer = Literal["class", "probabilities", "logits"]
@@ -184,7 +184,7 @@ def _check_nodes(nodes: tuple[Node, ...]) -> None:
         if len(node.inputs) != node.op.arity or not all(0 <= i < position for i in node.inputs):
             raise ValueError(f"{node.name}: needs {node.op.arity} earlier nodes as its inputs")
         if not 0 < node.bound <= MAX_BOUND:
-            raise ValueError(f"{node.name}: bound {node.bound} is not from 0 to 2^29")
+            raise ValueError(f"{node.name}: bound {node.bound} is not from 0 to 2^17")
         _check_shape(node, [nodes[i].shape for i in node.inputs])
         used |= set(node.inputs)
     if sum(math.prod(n.shape) for n in nodes) > MAX_TOTAL:

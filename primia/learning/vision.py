@@ -51,6 +51,7 @@ def _declare_missing_operators() -> None:
 
 _declare_missing_operators()
 
-from torchvision.models import resnet18  # noqa: E402  (only after the declarations)
+# Only after the declarations.
+from torchvision.models import resnet18, resnet34, resnet50  # noqa: E402
 
-__all__ = ["resnet18"]
+__all__ = ["resnet18", "resnet34", "resnet50"]

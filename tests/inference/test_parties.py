@@ -21,7 +21,7 @@ from primia.inference.operations import (
     ReLU,
     Tanh,
 )
-from primia.inference.parties import Noise, data_party, deal, model_party, prepare_products
+from primia.inference.parties import data_party, deal, model_party, prepare_products
 from primia.inference.program import Integers, Program
 from primia.inference.weighted import mask_weights
 from tests.inference.pair import drive, predict, run_program, seeds
@@ -123,26 +123,6 @@ def test_products_made_before_the_film_give_the_same_messages() -> None:
 def test_the_dealer_deals_the_same_session_again_for_a_check() -> None:
     program = residual_program()
     assert list(deal(program, *seeds(1))) == list(deal(program, *seeds(1)))
-
-
-def test_the_dealers_noise_is_on_the_logits_and_in_nobodys_seed() -> None:
-    program = residual_program()
-    weights = random_weights(program)
-    x = films(program, 1).repeat(400, axis=0)
-    mask_seed, seed0, seed1 = seeds(0)
-    given = dict(mask_weights(program, weights, mask_seed))
-    found = []
-    for noise in (None, Noise(0.5, b"n" * 32), Noise(0.5, b"m" * 32)):
-        corrections = Corrections(deal(program, mask_seed, seed0, seed1, len(x), noise))
-        run = drive(
-            data_party(program, given, seed0, x),
-            model_party(program, weights, corrections, seed1, len(x)),
-        )
-        found.append(run.results[0].values)
-    added = found[1] - found[0]
-    assert 0.45 < added.std() < 0.55  # 1200 draws: five standard errors
-    assert abs(added.mean()) < 0.075
-    assert np.abs(found[2] - found[1]).min() > 0
 
 
 @pytest.mark.parametrize("cut", [-8, 8])
