@@ -10,7 +10,7 @@ SECAGG_PEERS_STAMP := $(SECAGG_PEERS)/.installed
 PRIMIA_DATA ?= ../shared/data
 export PRIMIA_DATA
 
-.PHONY: install bench bench-dp bench-secagg bench-noise bench-rounds demo test faultsim test-slow test-mutations test-faults kill-loop lint types format protos wheelhouse bundle compose-demo compose-chaos compose-test compose-down clean
+.PHONY: install bench bench-dp bench-secagg bench-noise bench-rounds inference-truncations demo test faultsim test-slow test-mutations test-faults kill-loop lint types format protos wheelhouse bundle compose-demo compose-chaos compose-test compose-down clean
 
 install: $(STAMP)
 
@@ -81,6 +81,9 @@ bench-noise: $(STAMP)
 
 bench-rounds: $(STAMP)
 	$(BIN)/python -m benchmarks.round_overhead $(BENCH_ARGS)
+
+inference-truncations: $(STAMP)
+	$(BIN)/python -m benchmarks.inference.truncations $(BENCH_ARGS)
 
 bench-secagg: $(STAMP) $(SECAGG_PEERS_STAMP)
 	$(BIN)/python -m benchmarks.secagg.run $(BENCH_ARGS)

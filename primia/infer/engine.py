@@ -64,7 +64,7 @@ class _Real:
     def deal(
         self, program: Program, mask_seed: bytes, seed0: bytes, seed1: bytes, films: int
     ) -> Iterator[Message]:
-        from primia.inference.parties import deal
+        from primia.inference.dealing import deal
 
         return deal(program, mask_seed, seed0, seed1, films)
 

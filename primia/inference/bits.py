@@ -44,48 +44,36 @@ def unpack(plane: Words, count: int) -> Bytes:
     return np.unpackbits(octets, axis=-1, count=count, bitorder="little")
 
 
-def block_products(bits: Words) -> Words:
-    """All products of 1 to 4 of the planes (4, ...): (15, ...), set s at position s - 1."""
-    out = np.empty((15, *bits.shape[1:]), np.uint64)
-    for s in range(1, 16):
-        top = s.bit_length() - 1
-        rest = s ^ (1 << top)
-        if rest:
-            np.bitwise_and(bits[top], out[rest - 1], out=out[s - 1])
-        else:
-            out[s - 1] = bits[top]
+def products_of(planes: Words) -> Words:
+    """All products of the planes (k, ...): (2^k - 1, ...), set s at position s - 1."""
+    k = planes.shape[0]
+    out = np.empty(((1 << k) - 1, *planes.shape[1:]), np.uint64)
+    for i in range(k):
+        first = (1 << i) - 1  # set 2^i, and behind it 2^i with every set below
+        out[first] = planes[i]
+        np.bitwise_and(planes[i], out[:first], out=out[first + 1 : 2 * first + 1])
     return out
 
 
 def block_borrow(products: Words, not_z: Words, one: np.uint64) -> tuple[Words, Words]:
-    """Shares of (G, P) of 4 bits, from shares of r's `block_products` and the public ~z (4, ...).
+    """Shares of a block's (G, P), from shares of r's `products_of` and the public ~z (k, ...).
 
     With e = ~z: g = e r and p = r ^ e, so G and P are linear in the products; no message.
     """
     e = not_z
-    g = e[3] & products[7]
-    # table[s]: the share of p3 times the product s of r0, r1, r2; then of p3 p2, and so on.
-    table = np.empty((8, *e.shape[1:]), np.uint64)
-    np.bitwise_and(e[3], one, out=table[0])
-    np.bitwise_and(e[3], products[:7], out=table[1:])
-    table ^= products[7:15]
-    for bit in (2, 1):
+    top = e.shape[0] - 1
+    half = 1 << top
+    g = e[top] & products[half - 1]
+    # table[s]: the share of p_top times the product s of the bits below; then of two p, and so on.
+    table = np.empty((half, *e.shape[1:]), np.uint64)
+    np.bitwise_and(e[top], one, out=table[0])
+    np.bitwise_and(e[top], products[: half - 1], out=table[1:])
+    table ^= products[half - 1 :]
+    for bit in range(top - 1, -1, -1):
         half = 1 << bit
         g ^= e[bit] & table[half]
         table = table[half:] ^ (e[bit] & table[:half])
-    g ^= e[0] & table[1]
-    return g, table[1] ^ (e[0] & table[0])
-
-
-def mask_products(mu: Words) -> Words:
-    """All products of the planes (k, ...): (2^k, ...), set s at position s; set 0 is left zero."""
-    k = mu.shape[0]
-    out = np.zeros((1 << k, *mu.shape[1:]), np.uint64)
-    for s in range(1, 1 << k):
-        top = s.bit_length() - 1
-        rest = s ^ (1 << top)
-        out[s] = mu[top] & out[rest] if rest else mu[top]
-    return out
+    return g, table[0]
 
 
 def fold(table: Words, bit: Words) -> Words:

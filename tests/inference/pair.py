@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from primia.inference.correlations import Corrections, DataSource, Dealer, ModelSource
+from primia.inference.dealing import deal
 from primia.inference.messages import Prediction, Step
-from primia.inference.parties import data_party, deal, model_party
+from primia.inference.ops.rectify import Profile
+from primia.inference.parties import data_party, model_party
 from primia.inference.program import Integers, Program, Weights
 from primia.inference.weighted import mask_weights
 
@@ -70,21 +72,33 @@ def seeds(number: int) -> tuple[bytes, bytes, bytes]:
     return draw.bytes(32), draw.bytes(32), draw.bytes(32)
 
 
-def predict(program: Program, weights: Weights, film: Integers, number: int = 0) -> Prediction:
+def predict(
+    program: Program,
+    weights: Weights,
+    film: Integers,
+    number: int = 0,
+    profile: Profile = "lan",
+) -> Prediction:
     """The whole protocol in memory."""
-    found: Prediction = run_program(program, weights, film, number).results[0]
+    found: Prediction = run_program(program, weights, film, number, profile).results[0]
     return found
 
 
-def run_program(program: Program, weights: Weights, film: Integers, number: int = 0) -> Exchange:
+def run_program(
+    program: Program,
+    weights: Weights,
+    film: Integers,
+    number: int = 0,
+    profile: Profile = "lan",
+) -> Exchange:
     """The whole protocol in memory, with its messages."""
     mask_seed, seed0, seed1 = seeds(number)
     films = len(film)
     given = dict(mask_weights(program, weights, mask_seed))
-    corrections = Corrections(deal(program, mask_seed, seed0, seed1, films))
+    corrections = Corrections(deal(program, mask_seed, seed0, seed1, films, profile=profile))
     return drive(
-        data_party(program, given, seed0, film),
-        model_party(program, weights, corrections, seed1, films),
+        data_party(program, given, seed0, film, profile=profile),
+        model_party(program, weights, corrections, seed1, films, profile=profile),
     )
 
 

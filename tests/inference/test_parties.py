@@ -7,6 +7,7 @@ import pytest
 
 from primia.errors import ConfigError, DataError, PeerError
 from primia.inference.correlations import Corrections
+from primia.inference.dealing import Noise, deal
 from primia.inference.layout import layout
 from primia.inference.operations import (
     Add,
@@ -21,7 +22,8 @@ from primia.inference.operations import (
     ReLU,
     Tanh,
 )
-from primia.inference.parties import data_party, deal, model_party, prepare_products
+from primia.inference.ops.rectify import Profile
+from primia.inference.parties import data_party, model_party, prepare_products
 from primia.inference.program import Integers, Program
 from primia.inference.weighted import mask_weights
 from tests.inference.pair import drive, predict, run_program, seeds
@@ -76,14 +78,17 @@ def films(program: Program, count: int, seed: int = 0) -> Integers:
     ],
     ids=["residual-norm", "residual", "tanh", "wide"],
 )
+@pytest.mark.parametrize("profile", ["lan", "wan"])
 @pytest.mark.parametrize("count", [1, 3])
-def test_logits_are_those_of_the_plain_network(program: Program, count: int) -> None:
+def test_logits_are_those_of_the_plain_network(
+    program: Program, count: int, profile: Profile
+) -> None:
     weights = random_weights(program, 3)
     x = films(program, count)
     wanted = plain_values(program, weights, x)
     for node, value in zip(program.nodes, wanted, strict=True):
         assert np.abs(value).max() < node.bound, node.name
-    found = predict(program, weights, x)
+    found = predict(program, weights, x, profile=profile)
     assert found.values.shape == (count, len(program.classes))
     assert np.abs(found.values - wanted[-1]).max() < 5e-3
 
@@ -120,9 +125,40 @@ def test_products_made_before_the_film_give_the_same_messages() -> None:
     assert run.sent == run_program(program, weights, x).sent
 
 
+def test_the_wide_profile_takes_fewer_messages() -> None:
+    program = residual_program(norm=False)
+    weights = random_weights(program)
+    sent = [
+        run_program(program, weights, films(program, 1), 0, profile).sent
+        for profile in ("lan", "wan")
+    ]
+    comparisons = 4 + 3  # of max pooling and the ReLUs: one message less for each
+    assert [len(lan) - len(wan) for lan, wan in zip(*sent, strict=True)] == [comparisons] * 2
+
+
 def test_the_dealer_deals_the_same_session_again_for_a_check() -> None:
     program = residual_program()
     assert list(deal(program, *seeds(1))) == list(deal(program, *seeds(1)))
+
+
+def test_the_dealers_noise_is_on_the_logits_and_in_nobodys_seed() -> None:
+    program = residual_program()
+    weights = random_weights(program)
+    x = films(program, 1).repeat(400, axis=0)
+    mask_seed, seed0, seed1 = seeds(0)
+    given = dict(mask_weights(program, weights, mask_seed))
+    found = []
+    for noise in (None, Noise(0.5, b"n" * 32), Noise(0.5, b"m" * 32)):
+        corrections = Corrections(deal(program, mask_seed, seed0, seed1, len(x), noise=noise))
+        run = drive(
+            data_party(program, given, seed0, x),
+            model_party(program, weights, corrections, seed1, len(x)),
+        )
+        found.append(run.results[0].values)
+    added = found[1] - found[0]
+    assert 0.45 < added.std() < 0.55  # 1200 draws: five standard errors
+    assert abs(added.mean()) < 0.075
+    assert np.abs(found[2] - found[1]).min() > 0
 
 
 @pytest.mark.parametrize("cut", [-8, 8])

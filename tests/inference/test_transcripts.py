@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
+from primia.inference.dealing import deal
 from primia.inference.operations import Conv2d, Flatten, GroupNorm, Input, Linear, MaxPool2d, ReLU
-from primia.inference.parties import deal
+from primia.inference.ops.rectify import Profile
 from primia.inference.prg import Prg
 from primia.inference.program import Program
 from primia.inference.weighted import mask_weights
@@ -47,10 +48,11 @@ def film(program: Program, kind: str, count: int = 1) -> Any:
 
 @pytest.mark.parametrize("norm", [True, False])
 @pytest.mark.parametrize("kind", ["black", "noise"])
-def test_all_that_a_party_receives_is_uniform(norm: bool, kind: str) -> None:
+@pytest.mark.parametrize("profile", ["lan", "wan"])
+def test_all_that_a_party_receives_is_uniform(norm: bool, kind: str, profile: Profile) -> None:
     program = residual_program(norm=norm, answer="class")
     weights = random_weights(program)
-    run = run_program(program, weights, film(program, kind, 4))
+    run = run_program(program, weights, film(program, kind, 4), 0, profile)
     for sent in run.sent:
         data = b"".join(sent)
         assert len(data) > 40_000
@@ -71,13 +73,14 @@ def test_each_message_by_itself_is_uniform_over_sessions() -> None:
                 assert uneven(data) < limit
 
 
-def test_corrections_are_uniform_and_know_no_input() -> None:
+@pytest.mark.parametrize("profile", ["lan", "wan"])
+def test_corrections_are_uniform_and_know_no_input(profile: Profile) -> None:
     program = residual_program()
     mask_seed, seed0, seed1 = seeds(3)
-    dealt = b"".join(deal(program, mask_seed, seed0, seed1, 2))
+    dealt = b"".join(deal(program, mask_seed, seed0, seed1, 2, profile=profile))
     assert uneven(dealt) < LIMIT
     # Of the data party's seed alone they would be a stream; the same without it, another one.
-    other = b"".join(deal(program, mask_seed, seeds(4)[1], seed1, 2))
+    other = b"".join(deal(program, mask_seed, seeds(4)[1], seed1, 2, profile=profile))
     same = np.frombuffer(dealt, np.uint8) == np.frombuffer(other, np.uint8)
     assert abs(same.mean() - 1 / 256) < 5 * np.sqrt(1 / 256 / len(dealt))
 
@@ -167,7 +170,8 @@ def test_two_queries_of_one_film_share_no_bytes() -> None:
         assert abs(same / total - 1 / 256) < 5 * np.sqrt(1 / 256 / total)
 
 
-def test_no_stream_serves_two_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("profile", ["lan", "wan"])
+def test_no_stream_serves_two_tensors(monkeypatch: pytest.MonkeyPatch, profile: Profile) -> None:
     """Over dealer and both parties: one stream to one purpose, and the right two hold it."""
     drawn: dict[bytes, set[str]] = {}
     draw = Prg.draw
@@ -191,7 +195,7 @@ def test_no_stream_serves_two_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
         ],
         answer="probabilities",
     )
-    run_program(program, random_weights(program), film(program, "noise", 2))
+    run_program(program, random_weights(program), film(program, "noise", 2), 0, profile)
     assert len(drawn) > 60
     assert all(len(labels) == 1 for labels in drawn.values())
 

@@ -18,8 +18,8 @@ from primia.inference.bits import (
     BLOCK,
     Words,
     block_borrow,
-    block_products,
     pack,
+    products_of,
     unpack,
     words,
 )
@@ -81,7 +81,7 @@ def deal_signs(
     """For `signs` of z (*fan_out, *r.shape), where r (..., n) masks all of the fan-out."""
     planes = pack(r, window.low, window.bits)
     blocks = planes[:-1].reshape(window.blocks, BLOCK, *planes.shape[1:])
-    products = np.stack([block_products(block) for block in blocks])
+    products = np.stack([products_of(block) for block in blocks])
     dealer.give_bits(f"{label}/blocks", products)
     dealer.give_bits(f"{label}/top", planes[-1])
     deal_borrow(dealer, label, window.blocks, (*fan_out, *planes.shape[1:]))

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from primia.inference.bits import Words, composite, fold, mask_products
+from primia.inference.bits import Words, composite, fold, products_of
 from primia.inference.correlations import Dealer, Party, constant_one
 from primia.inference.messages import Step, exchange
 
@@ -58,10 +58,12 @@ def deal_borrow(dealer: Dealer, label: str, blocks: int, shape: tuple[int, ...])
             upper = run.size - 1
             lam = dealer.mask_bits(f"{here}/g", (upper, *shape))
             mu = dealer.mask_bits(f"{here}/p", (run.masked_p, *shape))
-            table = mask_products(mu)
-            parts = [table[composite(run.masked_p)]]
+            table = products_of(mu)
+            parts = [table[_places(run.masked_p)]]
             # p_1 is the lowest factor: the sets of what lies above g_j are multiples of 2^j.
-            parts += [lam[j] & table[1 << j : 1 << upper : 1 << j] for j in range(upper)]
+            parts += [
+                lam[j] & table[(1 << j) - 1 : (1 << upper) - 1 : 1 << j] for j in range(upper)
+            ]
             dealer.give_bits(f"{here}/products", np.concatenate(parts))
 
 
@@ -134,13 +136,18 @@ def _table(mu: Words, products: Words, one: np.uint64) -> tuple[Words, Words]:
     return table, products[len(sets) :]
 
 
+def _places(count: int) -> list[int]:
+    """Where `products_of` has what only the dealer can share."""
+    return [s - 1 for s in composite(count)]
+
+
 def deal_conjunction(dealer: Dealer, label: str, count: int, shape: tuple[int, ...]) -> None:
     """For `conjunction` of `count` planes of that shape."""
     for level, sizes in enumerate(_levels(count)):
         for i, size in enumerate(sizes):
             if size > 1:
                 mu = dealer.mask_bits(f"{label}/{level}.{i}", (size, *shape))
-                products = mask_products(mu)[composite(size)]
+                products = products_of(mu)[_places(size)]
                 dealer.give_bits(f"{label}/{level}.{i}/products", products)
 
 

@@ -10,44 +10,49 @@ from primia.inference.bits import Words
 from primia.inference.correlations import Dealer, Party, Shape
 from primia.inference.messages import Step
 from primia.inference.operations import AvgPool2d, MaxPool2d
-from primia.inference.ops.compare import Window, deal_relu, relu, window
+from primia.inference.ops.rectify import Comparison, deal_rectify, rectify
 
 Received = bytes | bytearray | memoryview
 
 
 def deal_max_pool(
-    dealer: Dealer, label: str, op: MaxPool2d, shape: Shape, bound: float, scale: int, f: int
+    dealer: Dealer, label: str, op: MaxPool2d, shape: Shape, shift: int, how: Comparison
 ) -> None:
     """For `max_pool` of values of that shape (n, channels, height, width)."""
-    near = window(2 * bound, scale)
     for axis in (3, 2):
         side = (shape[axis] + 2 * op.padding - op.kernel) // op.stride + 1
         shape = (*shape[:axis], side, *shape[axis + 1 :])
         for level, pairs in enumerate(_levels(op.kernel)):
             count = pairs * int(np.prod(shape))
-            deal_relu(dealer, f"{label}/{axis}.{level}", (count,), scale - f, near)
+            deal_rectify(dealer, f"{label}/{axis}.{level}", count, shift, how)
 
 
 def max_pool(
-    party: Party, label: str, op: MaxPool2d, share: Words, bound: float, scale: int, f: int
+    party: Party,
+    label: str,
+    op: MaxPool2d,
+    share: Words,
+    lowest: int,
+    shift: int,
+    how: Comparison,
 ) -> Generator[Step, Received, Words]:
     """Shares of the maxima, as wide as the values were.
 
-    Rows first, then columns of what is left: 3x3 windows take 4 comparisons, not 8.
+    lowest: what no value is under, for the padding; how: for differences, which are `shift` bits
+    wider than needed. Rows first, then columns of what is left: 3x3 takes 4 comparisons, not 8.
     """
-    near = window(2 * bound, scale)
-    lowest = np.uint64(int(-bound * 2.0**scale) & ((1 << 64) - 1)) * np.uint64(party.role == 0)
+    edge = np.uint64(lowest % (1 << 64)) * np.uint64(party.role == 0)
     for axis in (3, 2):
         if op.padding:
             margins = [(0, 0)] * 4
             margins[axis] = (op.padding, op.padding)
-            share = np.pad(share, margins, constant_values=lowest)
-        share = yield from _maxima(party, f"{label}/{axis}", op, share, axis, scale - f, near)
+            share = np.pad(share, margins, constant_values=edge)
+        share = yield from _maxima(party, f"{label}/{axis}", op, share, axis, shift, how)
     return share
 
 
 def _maxima(
-    party: Party, label: str, op: MaxPool2d, share: Words, axis: int, shift: int, near: Window
+    party: Party, label: str, op: MaxPool2d, share: Words, axis: int, shift: int, how: Comparison
 ) -> Generator[Step, Received, Words]:
     side = (share.shape[axis] - op.kernel) // op.stride + 1
     places = [slice(None)] * 4
@@ -59,7 +64,7 @@ def _maxima(
         second = np.stack(parts[1 : 2 * pairs : 2])
         difference = np.stack(parts[0 : 2 * pairs : 2]) - second
         # max(a, b) = b + relu(a - b)
-        more = yield from relu(party, f"{label}.{level}", difference.reshape(-1), shift, near)
+        more = yield from rectify(party, f"{label}.{level}", difference.reshape(-1), shift, how)
         more <<= np.uint64(shift)
         second += more.reshape(second.shape)
         parts = [*second, *parts[2 * pairs :]]
