@@ -68,7 +68,8 @@ class Receiver:
         self._stream = connect(here["stream"], tls).stream_unary(
             "/bench.Bench/Send", request_serializer=None, response_deserializer=None
         )
-        options = list((dict(OPTIONS) | _NO_LIMIT).items())
+        asked = {"grpc.ssl_target_name_override": COORDINATOR_HOST}
+        options = list((dict(OPTIONS) | _NO_LIMIT | asked).items())
         unary = grpc.secure_channel(here["unary"], credentials, options=options)
         self._unary = unary.unary_unary(
             "/bench.Bench/Send", request_serializer=None, response_deserializer=None
