@@ -86,5 +86,6 @@ def _save(path: Path, row: ModelRow, plan: StudyPlan, blobs: Blobs, parameters: 
         "classes": json.dumps(list(terms.classes)),
         "round": str(row.number),
         "study": plan.study,
+        "terms": terms.model_dump_json(),  # all that builds the network again
     }
     save_file(tensors, path, metadata=metadata)

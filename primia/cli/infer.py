@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from primia.cli import infer_prepare
 from primia.cli.console import err, out, print_json
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Encrypted prediction: model owner, data owner and dealer; neither film nor model shown.",
 )
+
+app.command("prepare")(infer_prepare.prepare)
 
 State = Annotated[
     Path,

@@ -21,9 +21,10 @@ from primia.inference.operations import (
     ReLU,
     Tanh,
 )
-from primia.inference.ops.compare import bit_length
+from primia.inference.ops.compare import bit_length, window
 from primia.inference.ops.norm import NormNumbers, norm_numbers
 from primia.inference.ops.opening import MAX_BITS
+from primia.inference.ops.segments import tanh_table
 from primia.inference.program import Node, Program
 
 AVERAGE_BITS = 28  # fraction bits of 1 / (window of an average)
@@ -66,6 +67,26 @@ def input_scale(program: Program, places: tuple[Place, ...] | list[Place], numbe
     if places[number].narrow:
         return program.fraction_bits
     return places[program.nodes[number].inputs[0]].scale
+
+
+def compared_bits(program: Program) -> tuple[int | None, ...]:
+    """How many bits each node's comparisons take; None where nothing is compared."""
+    places = layout(program)
+    found: list[int | None] = []
+    for number, node in enumerate(program.nodes):
+        bound = program.nodes[node.inputs[0]].bound if node.inputs else 0.0
+        scale = input_scale(program, places, number) if node.inputs else 0
+        norm = places[number].norm
+        match node.op:
+            case ReLU():
+                found.append(window(bound, scale).bits)
+            case MaxPool2d():
+                found.append(window(2 * bound, scale).bits)
+            case Tanh():
+                found.append(tanh_table(bound, scale, program.fraction_bits).window.bits)
+            case _:
+                found.append(None if norm is None else norm.table.window.bits)
+    return tuple(found)
 
 
 def _place(program: Program, node: Node, places: list[Place]) -> Place:
