@@ -167,6 +167,10 @@ def serve(
     dealer: Annotated[str, typer.Option(help="host:port of the dealer.")],
     state: State = HERE,
     listen: Annotated[str, typer.Option(help="host:port to serve at.")] = "127.0.0.1:8444",
+    noise: Annotated[
+        float,
+        typer.Option(min=0.0, max=100.0, help="Deviation of noise that the dealer adds to logits."),
+    ] = 0.0,
     log_json: Annotated[bool, typer.Option(help="Log JSON lines.")] = False,
 ) -> None:
     """Model owner: answer encrypted queries until stopped; data owners enrol with it."""
@@ -177,7 +181,7 @@ def serve(
     from primia.infer.serving import serve_model
     from primia.inference.model_file import read  # type: ignore[import-not-found, unused-ignore]
 
-    serve_model(state, model, listen, dealer, REAL, read)
+    serve_model(state, model, listen, dealer, REAL, read, noise=noise)
 
 
 @app.command()
@@ -252,9 +256,9 @@ def ask(
         program = owner.program
         encoded = read(films, program)
         values = np.concatenate([p.values for p in owner.ask(encoded, batch)])
-        costs = owner.costs
+        costs, noise = owner.costs, owner.noise
     found = answers.answered(films, program.classes, values)
-    plain = answers.as_json(found, program.answer, program.digest, costs)
+    plain = answers.as_json(found, program.answer, program.digest, noise, costs)
     if answer_file is not None:
         import json as json_module
 
@@ -265,6 +269,8 @@ def ask(
         print_json(plain)
         return
     out.print(answers.table(found, program.answer))
+    if noise:
+        out.print(f"the model owner has noise of deviation {noise:g} added to every logit")
     out.print()
     out.print(answers.costs_table(costs))
 

@@ -72,11 +72,14 @@ def costs_table(costs: Costs) -> Table:
     return shown
 
 
-def as_json(answers: Sequence[Answered], mode: str, program: str, costs: Costs) -> dict[str, Any]:
+def as_json(
+    answers: Sequence[Answered], mode: str, program: str, noise: float, costs: Costs
+) -> dict[str, Any]:
     """For scripts."""
     return {
         "program": program,
         "answer": mode,
+        "noise": noise,
         "films": [
             {"film": a.film, "class": a.likeliest}
             | ({} if mode == "class" else {"values": a.values})

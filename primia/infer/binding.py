@@ -13,6 +13,9 @@ from primia.types import Digest
 DATA, MODEL = b"data", b"model"
 """Whose seed."""
 
+NOISE = b"noise"
+"""From the model owner's: it may know the noise, for it never sees the answer."""
+
 
 @dataclass(frozen=True)
 class Binding:

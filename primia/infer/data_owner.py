@@ -91,8 +91,10 @@ class DataOwner:
             self.program: Program = from_json(self._description.program)
             self._model = Identity(Role.MODEL, self.store.noted("model") or "")
             self._check_dealer()
-            # Sessions of another version can never be used.
-            self.store.discard(keep=self.program.digest)
+            # Sessions of another version, or with other noise, are not there any more.
+            same = self.store.noted("noise") in {None, repr(self.noise)}
+            self.store.note("noise", repr(self.noise))
+            self.store.discard(keep=self.program.digest if same else None)
             self.store.sweep()
         except BaseException:
             self.close()
@@ -119,6 +121,11 @@ class DataOwner:
     def most_films(self) -> int:
         """In one session."""
         return self._description.most_films
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of what the dealer adds to every logit, as the model owner wants."""
+        return self._description.noise
 
     # --- the dealer is somebody whom we trust ourselves ------------------------------------------
 

@@ -17,9 +17,10 @@ from cryptography import x509
 
 from primia.errors import IdentityError, PeerError, TooManyCalls
 from primia.identity.certificate import Identity, Role, fingerprint
-from primia.infer.binding import DATA, MODEL, Binding
+from primia.infer.binding import DATA, MODEL, NOISE, Binding
 from primia.infer.dealer_store import DealerStore
 from primia.infer.engine import Engine
+from primia.inference.parties import Noise
 from primia.inference.program import Program, from_json
 from primia.wire.inference_handler import (
     MOST_SESSIONS,
@@ -39,6 +40,7 @@ WAITS_S = 900.0
 """Seeds that the data owner has not collected by then are dropped, and its batch with them."""
 
 MOST_FILMS = 64  # in one session
+MOST_NOISE = 100.0  # standard deviation on a logit
 _MOST_BATCHES = 100  # at once
 
 
@@ -94,6 +96,8 @@ class DealerService:
                 f"an order of {len(order.numbers)} sessions of {order.films} films; this dealer "
                 f"deals up to {MOST_SESSIONS} of up to {MOST_FILMS}"
             )
+        if not 0 <= order.noise <= MOST_NOISE:
+            raise PeerError(f"noise of {order.noise}; a dealer adds 0 to {MOST_NOISE:g}")
         batch = secrets.token_bytes(SESSION_BYTES)
         rows = [
             (secrets.token_bytes(SESSION_BYTES), number, *_two_seeds()) for number in order.numbers
@@ -134,6 +138,7 @@ class DealerService:
                     binding.seed(data, session, DATA),
                     binding.seed(model, session, MODEL),
                     order.films,
+                    noise_of(order.noise, binding, model, session),
                 ),
             )
 
@@ -168,6 +173,11 @@ class DealerService:
     def _drop_old(self) -> None:
         oldest = self._clock() - WAITS_S
         self._batches = {b: w for b, w in self._batches.items() if w.made_at >= oldest}
+
+
+def noise_of(std: float, binding: Binding, dealt: bytes, session: bytes) -> Noise | None:
+    """What is added to the answers of a session; dealt: the model owner's seed of it."""
+    return Noise(std, binding.seed(dealt, session, NOISE)) if std else None
 
 
 def _two_seeds() -> tuple[bytes, bytes]:

@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from primia.inference.messages import Prediction
+from primia.inference.parties import Noise
 from primia.inference.program import Integers, Program, Weights
 from primia.wire.pieces import Message, Wanted
 
@@ -23,7 +24,13 @@ class Engine(Protocol):
         """The data owner's work that needs no film; `data_party` takes it as `ready`."""
 
     def deal(
-        self, program: Program, mask_seed: bytes, seed0: bytes, seed1: bytes, films: int
+        self,
+        program: Program,
+        mask_seed: bytes,
+        seed0: bytes,
+        seed1: bytes,
+        films: int,
+        noise: Noise | None,
     ) -> Iterator[Message]:
         """The model owner's corrections for one session."""
 
@@ -62,11 +69,17 @@ class _Real:
         return prepare_products(program, given, seed, films)
 
     def deal(
-        self, program: Program, mask_seed: bytes, seed0: bytes, seed1: bytes, films: int
+        self,
+        program: Program,
+        mask_seed: bytes,
+        seed0: bytes,
+        seed1: bytes,
+        films: int,
+        noise: Noise | None,
     ) -> Iterator[Message]:
         from primia.inference.dealing import deal
 
-        return deal(program, mask_seed, seed0, seed1, films)
+        return deal(program, mask_seed, seed0, seed1, films, noise)
 
     def data_party(
         self,

@@ -28,7 +28,7 @@ from primia.identity.keyfile import key_to_pem, store
 from primia.infer import home, material
 from primia.infer.binding import MODEL, Binding
 from primia.infer.checking import opened_of, same
-from primia.infer.dealer import MOST_FILMS
+from primia.infer.dealer import MOST_FILMS, noise_of
 from primia.infer.engine import Engine
 from primia.infer.home import Own
 from primia.infer.model_store import ModelStore
@@ -81,9 +81,17 @@ class ModelService:
     """See `primia.wire.inference_handler.ModelHandler`."""
 
     def __init__(
-        self, folder: Path, book: ModelStore, own: Own, served: Served, engine: Engine, dealer: str
+        self,
+        folder: Path,
+        book: ModelStore,
+        own: Own,
+        served: Served,
+        engine: Engine,
+        dealer: str,
+        noise: float = 0.0,
     ) -> None:
-        """dealer: host:port."""
+        """dealer: host:port. noise: standard deviation that it adds to every logit."""
+        self._noise = noise
         self._folder = folder
         self._book = book
         self._own = own
@@ -93,7 +101,7 @@ class ModelService:
         self._text = to_json(served.program)
         self._turns = threading.Semaphore(AT_ONCE)
         self._seldom = Seldom()
-        book.sweep(served.program.digest)
+        book.sweep(served.program.digest, noise)
 
     # --- who -----------------------------------------------------------------------------------
 
@@ -158,6 +166,7 @@ class ModelService:
             dealer_certificate=self._dealer_certificate(),
             films_left=self._book.budget(identity.site).left,
             most_films=MOST_FILMS,
+            noise=self._noise,
         )
 
     def given(self) -> Path:
@@ -193,6 +202,7 @@ class ModelService:
             fingerprint=fingerprint(certificate),
             films=films,
             numbers=self._book.order(site, self._served.program.digest, films, sessions),
+            noise=self._noise,
         )
         keys: dict[bytes, bytes] = {}
         received = 0
@@ -235,6 +245,7 @@ class ModelService:
                 theirs,
                 binding.seed(row.seed, session, MODEL),
                 row.films,
+                noise_of(self._noise, binding, row.seed, session),
             )
             try:
                 holds = same(taken.messages(row.key), dealt)

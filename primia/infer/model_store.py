@@ -275,14 +275,16 @@ class ModelStore(Roster):
             rows = db.execute("SELECT session FROM sessions WHERE batch = ?", (batch,)).fetchall()
         self._forget([r["session"] for r in rows])
 
-    def sweep(self, program: Digest) -> None:
-        """At the start: let go of batches that were under way and of other versions' sessions,
-        and delete files that no session needs."""
+    def sweep(self, program: Digest, noise: float = 0.0) -> None:
+        """At the start: let go of batches that were under way, of sessions of another version or
+        with other noise on the answer, and of files that no session needs."""
+        kept_noise = self.noted("noise") in {None, repr(noise)}
+        self.note("noise", repr(noise))
         with self._db.transaction() as db:
             rows = db.execute(
                 "SELECT session FROM sessions WHERE session IS NOT NULL AND (state = 'held' OR "
-                "(state = 'fresh' AND program <> ?))",
-                (program,),
+                "(state = 'fresh' AND (program <> ? OR NOT ?)))",
+                (program, kept_noise),
             ).fetchall()
         self._forget([r["session"] for r in rows])
         with self._db.transaction() as db:

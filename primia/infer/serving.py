@@ -40,6 +40,8 @@ def serve_model(
     dealer: str,
     engine: Engine,
     load: Callable[[Path], tuple[Program, Weights]],
+    *,
+    noise: float = 0.0,
 ) -> None:
     """Serve one model file until told to stop. Raises StateError, ConfigError, IdentityError."""
     split_address(dealer)
@@ -52,7 +54,7 @@ def serve_model(
             digest = sha256(model_file.read_bytes())
             served = prepare_serving(folder, book, engine, program, weights, digest)
             book.audit.append("started", version=__version__)
-            with start_model(folder, book, own, served, listen, dealer, engine) as server:
+            with start_model(folder, book, own, served, listen, dealer, engine, noise) as server:
                 log.info("listening", address=server.address, program=program.digest[:16])
                 stop.wait()
                 server.stop(_GRACE_S)
@@ -63,10 +65,10 @@ def serve_model(
 
 def start_model(
     folder: Path, book: ModelStore, own: Own, served: Served, listen: str, dealer: str,
-    engine: Engine,
+    engine: Engine, noise: float = 0.0,
 ) -> Server:  # fmt: skip
     """The model owner's server, running."""
-    service = ModelService(folder, book, own, served, engine, dealer)
+    service = ModelService(folder, book, own, served, engine, dealer, noise)
     add_enrol = federation_pb2_grpc.add_FederationServicer_to_server
     add_inference = inference_pb2_grpc.add_InferenceServicer_to_server
     return start(

@@ -119,6 +119,7 @@ class ModelLink(_Link):
             dealer_certificate=found.dealer_certificate,
             films_left=found.films_left,
             most_films=found.most_films,
+            noise=found.noise,
         )
 
     def fetch_given(
@@ -232,6 +233,7 @@ class DealerLink(_Link):
             fingerprint=order.fingerprint,
             films=order.films,
             numbers=order.numbers,
+            noise=order.noise,
         )
         with self._stream(self._stub.Deal(request)) as replies:
             first = next(replies, None)

@@ -30,7 +30,8 @@ class Description:
     """What the model owner serves, as one data owner sees it.
 
     program: canonical text. given: digest of the masked weights. dealer: host:port.
-    films_left: of the caller's query budget. most_films: in one session.
+    films_left: of the caller's query budget. most_films: in one session. noise: standard deviation
+    of what the dealer adds to every logit.
     """
 
     program: bytes
@@ -40,6 +41,7 @@ class Description:
     dealer_certificate: bytes
     films_left: int
     most_films: int
+    noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Hello:
 class Order:
     """A batch that the model owner orders for one data owner.
 
-    fingerprint: of the one certificate that may collect the seeds. numbers: one a session.
+    fingerprint: of the one certificate that may collect the seeds. numbers: one a session. noise:
+    standard deviation of what is added to every logit.
     """
 
     program: bytes
@@ -66,6 +69,7 @@ class Order:
     fingerprint: str
     films: int
     numbers: tuple[int, ...]
+    noise: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,7 @@ class InferenceServicer(Guarded, inference_pb2_grpc.InferenceServicer):
             dealer_certificate=found.dealer_certificate,
             films_left=found.films_left,
             most_films=found.most_films,
+            noise=found.noise,
         )
 
     @only(Role.SITE, streams="down")
@@ -246,4 +247,5 @@ def _order(message: pb.DealRequest) -> Order:
         fingerprint=message.fingerprint,
         films=message.films,
         numbers=tuple(message.numbers),
+        noise=message.noise,
     )

@@ -28,6 +28,7 @@ class World:
         self.program = toy.program()
         self.weights: dict[str, Any] = toy.weights()
         self.model_port = self.dealer_port = 0
+        self.noise = 0.0
         self.running: dict[str, tuple[Server, Any]] = {}
         home.initialise(root / "model", "chest")
 
@@ -39,7 +40,7 @@ class World:
         )
         server = start_model(
             self.root / "model", book, own, served, f"127.0.0.1:{self.model_port}",
-            f"127.0.0.1:{self.dealer_port or 1}", self.engine,
+            f"127.0.0.1:{self.dealer_port or 1}", self.engine, self.noise,
         )  # fmt: skip
         self.model_port = server.port
         self.running["model"] = server, book

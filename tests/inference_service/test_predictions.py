@@ -121,6 +121,18 @@ def test_other_weights_under_the_version_of_before_are_not_served(world: World) 
         world.start_model()
 
 
+def test_sessions_dealt_with_other_noise_than_is_asked_for_now_are_not_used(world: World) -> None:
+    with world.owner() as owner:
+        owner.stock(2)
+    world.noise = 1.0
+    world.restart_model()
+    assert world.book.stocked() == {}
+    with world.owner() as owner:
+        assert owner.store.stocked() == {}
+        ask(owner)
+        assert owner.noise == 1.0
+
+
 def test_every_model_version_has_a_mask_of_its_own(world: World) -> None:
     seeds = {
         world.book.mask_seed(p.digest, p.model_version, toy.weights()["head.bias"].tobytes().hex())

@@ -14,9 +14,11 @@ from tests.inference.programs import random_weights, residual_program
 from tests.inference_service.conftest import World
 
 
-@pytest.mark.parametrize("stocked", [False, True])
-def test_a_film_is_answered_as_in_memory(tmp_path: Path, stocked: bool) -> None:
+@pytest.mark.parametrize("stocked", [0, 1, 20])
+@pytest.mark.parametrize("noise", [0.0, 5.0])
+def test_a_film_is_answered_as_in_memory(tmp_path: Path, stocked: int, noise: float) -> None:
     world = World(tmp_path)
+    world.noise = noise
     world.engine = REAL  # type: ignore[assignment]
     world.program = residual_program()
     world.weights = dict(random_weights(world.program))
@@ -31,11 +33,11 @@ def test_a_film_is_answered_as_in_memory(tmp_path: Path, stocked: bool) -> None:
         film = film.astype(np.int64)
         with DataOwner(tmp_path / "hospital", REAL) as owner:
             if stocked:
-                owner.stock(1, films=2)
+                assert owner.stock(stocked, films=2) == stocked  # of 20, one is opened and checked
             (found,) = owner.ask(film, batch=2)
         inside = predict(world.program, world.weights, film)
-        # Other masks, so the last bits differ.
-        assert np.abs(found.values - inside.values).max() < 2e-3
+        off = np.abs(found.values - inside.values).max()
+        assert (off < 2e-3) if noise == 0 else (2e-3 < off < 50)  # other masks: other last bits
         assert found.mode == "logits"
     finally:
         for name in list(world.running):

@@ -75,7 +75,7 @@ class Toy:
         yield stretch(seed, "products", 100)
 
     def deal(
-        self, program: Program, mask_seed: bytes, seed0: bytes, seed1: bytes, films: int
+        self, program: Program, mask_seed: bytes, seed0: bytes, seed1: bytes, films: int, noise: Any
     ) -> Iterator[bytes]:
         size = films * int(np.prod(program.input_shape)) * 8
         for step in range(STEPS):

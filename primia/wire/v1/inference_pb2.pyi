@@ -24,7 +24,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeReply(_message.Message):
-    __slots__ = ("program", "given", "given_size", "dealer", "dealer_certificate", "films_left", "most_films")
+    __slots__ = ("program", "given", "given_size", "dealer", "dealer_certificate", "films_left", "most_films", "noise")
     PROGRAM_FIELD_NUMBER: _ClassVar[int]
     GIVEN_FIELD_NUMBER: _ClassVar[int]
     GIVEN_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +32,7 @@ class DescribeReply(_message.Message):
     DEALER_CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     FILMS_LEFT_FIELD_NUMBER: _ClassVar[int]
     MOST_FILMS_FIELD_NUMBER: _ClassVar[int]
+    NOISE_FIELD_NUMBER: _ClassVar[int]
     program: bytes
     given: bytes
     given_size: int
@@ -39,7 +40,8 @@ class DescribeReply(_message.Message):
     dealer_certificate: bytes
     films_left: int
     most_films: int
-    def __init__(self, program: _Optional[bytes] = ..., given: _Optional[bytes] = ..., given_size: _Optional[int] = ..., dealer: _Optional[str] = ..., dealer_certificate: _Optional[bytes] = ..., films_left: _Optional[int] = ..., most_films: _Optional[int] = ...) -> None: ...
+    noise: float
+    def __init__(self, program: _Optional[bytes] = ..., given: _Optional[bytes] = ..., given_size: _Optional[int] = ..., dealer: _Optional[str] = ..., dealer_certificate: _Optional[bytes] = ..., films_left: _Optional[int] = ..., most_films: _Optional[int] = ..., noise: _Optional[float] = ...) -> None: ...
 
 class StockRequest(_message.Message):
     __slots__ = ("program_hash", "sessions", "films")
@@ -136,20 +138,22 @@ class AskReply(_message.Message):
     def __init__(self, accepted: _Optional[_Union[AskAccepted, _Mapping]] = ..., piece: _Optional[_Union[Piece, _Mapping]] = ...) -> None: ...
 
 class DealRequest(_message.Message):
-    __slots__ = ("program", "mask_seed", "data_owner", "fingerprint", "films", "numbers")
+    __slots__ = ("program", "mask_seed", "data_owner", "fingerprint", "films", "numbers", "noise")
     PROGRAM_FIELD_NUMBER: _ClassVar[int]
     MASK_SEED_FIELD_NUMBER: _ClassVar[int]
     DATA_OWNER_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     FILMS_FIELD_NUMBER: _ClassVar[int]
     NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    NOISE_FIELD_NUMBER: _ClassVar[int]
     program: bytes
     mask_seed: bytes
     data_owner: str
     fingerprint: str
     films: int
     numbers: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, program: _Optional[bytes] = ..., mask_seed: _Optional[bytes] = ..., data_owner: _Optional[str] = ..., fingerprint: _Optional[str] = ..., films: _Optional[int] = ..., numbers: _Optional[_Iterable[int]] = ...) -> None: ...
+    noise: float
+    def __init__(self, program: _Optional[bytes] = ..., mask_seed: _Optional[bytes] = ..., data_owner: _Optional[str] = ..., fingerprint: _Optional[str] = ..., films: _Optional[int] = ..., numbers: _Optional[_Iterable[int]] = ..., noise: _Optional[float] = ...) -> None: ...
 
 class DealtSession(_message.Message):
     __slots__ = ("session", "number", "seed")
