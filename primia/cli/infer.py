@@ -171,17 +171,21 @@ def serve(
         float,
         typer.Option(min=0.0, max=100.0, help="Deviation of noise that the dealer adds to logits."),
     ] = 0.0,
+    profile: Annotated[
+        str, typer.Option(help="lan; or wan: half the messages, several times the material.")
+    ] = "lan",
     log_json: Annotated[bool, typer.Option(help="Log JSON lines.")] = False,
 ) -> None:
     """Model owner: answer encrypted queries until stopped; data owners enrol with it."""
     from primia.infer.speaking import as_daemon
 
     as_daemon(json=log_json)
+    from primia.infer import overview
     from primia.infer.engine import REAL
     from primia.infer.serving import serve_model
     from primia.inference.model_file import read  # type: ignore[import-not-found, unused-ignore]
 
-    serve_model(state, model, listen, dealer, REAL, read, noise=noise)
+    serve_model(state, model, listen, dealer, REAL, read, terms=overview.terms(noise, profile))
 
 
 @app.command()
@@ -256,7 +260,7 @@ def ask(
         program = owner.program
         encoded = read(films, program)
         values = np.concatenate([p.values for p in owner.ask(encoded, batch)])
-        costs, noise = owner.costs, owner.noise
+        costs, noise = owner.costs, owner.terms.noise
     found = answers.answered(films, program.classes, values)
     plain = answers.as_json(found, program.answer, program.digest, noise, costs)
     if answer_file is not None:

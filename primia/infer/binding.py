@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from primia.identity.certificate import Identity
 from primia.types import Digest
+from primia.wire.inference_handler import Terms
 
 DATA, MODEL = b"data", b"model"
 """Whose seed."""
@@ -26,12 +27,13 @@ class Binding:
     data_owner: Identity
     batch: bytes
     films: int
+    terms: Terms
 
     def seed(self, dealt: bytes, session: bytes, party: bytes) -> bytes:
         """The seed that `party` works with, from the 32 bytes that the dealer sent.
 
         HKDF-SHA256 over everything that all three must agree on: whoever holds another program,
-        identity, batch, session or number of films gets an unrelated seed.
+        identity, batch, session, number of films or terms gets an unrelated seed.
         """
         info = b"\0".join(
             (
@@ -42,6 +44,7 @@ class Binding:
                 self.data_owner.uri.encode(),
                 self.films.to_bytes(4, "big"),
                 self.batch,
+                str(self.terms).encode(),
             )
         )
         return HKDF(hashes.SHA256(), length=32, salt=session, info=info).derive(dealt)

@@ -36,7 +36,7 @@ from primia.inference.weighted import HEAVY
 from primia.storage.disk import DISK
 from primia.types import Digest, sha256
 from primia.wire.inference_client import DealerLink, ModelLink
-from primia.wire.inference_handler import Batch, Description, Hello
+from primia.wire.inference_handler import Batch, Description, Hello, Terms
 
 Progress = Callable[[str, float], None]
 """What is being done, and which part of it is done (0 to 1)."""
@@ -91,9 +91,9 @@ class DataOwner:
             self.program: Program = from_json(self._description.program)
             self._model = Identity(Role.MODEL, self.store.noted("model") or "")
             self._check_dealer()
-            # Sessions of another version, or with other noise, are not there any more.
-            same = self.store.noted("noise") in {None, repr(self.noise)}
-            self.store.note("noise", repr(self.noise))
+            # Sessions of another version, or on other terms, are not there any more.
+            same = self.store.noted("terms") in {None, str(self.terms)}
+            self.store.note("terms", str(self.terms))
             self.store.discard(keep=self.program.digest if same else None)
             self.store.sweep()
         except BaseException:
@@ -123,9 +123,9 @@ class DataOwner:
         return self._description.most_films
 
     @property
-    def noise(self) -> float:
-        """Standard deviation of what the dealer adds to every logit, as the model owner wants."""
-        return self._description.noise
+    def terms(self) -> Terms:
+        """How the model owner wants predictions made."""
+        return self._description.terms
 
     # --- the dealer is somebody whom we trust ourselves ------------------------------------------
 
@@ -292,7 +292,9 @@ class DataOwner:
             self.store.keep_products(session, secrets.token_bytes(32), products)
 
     def _binding(self, batch: bytes, films: int) -> Binding:
-        return Binding(self.program.digest, self._model, self._own.identity, batch, films)
+        return Binding(
+            self.program.digest, self._model, self._own.identity, batch, films, self.terms
+        )
 
     # --- predictions ---------------------------------------------------------------------------
 
@@ -358,7 +360,9 @@ class DataOwner:
         try:
             answer = self._link.ask(
                 hello,
-                self._engine.data_party(self.program, given, seed, films, ready),
+                self._engine.data_party(
+                    self.program, given, seed, films, ready, self.terms.profile
+                ),
                 on_accepted=lambda: self.store.told((begun.session, *begun.discarded)),
                 on_bytes=moved,
             )

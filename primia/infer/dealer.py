@@ -20,7 +20,7 @@ from primia.identity.certificate import Identity, Role, fingerprint
 from primia.infer.binding import DATA, MODEL, NOISE, Binding
 from primia.infer.dealer_store import DealerStore
 from primia.infer.engine import Engine
-from primia.inference.parties import Noise
+from primia.inference.dealing import Noise
 from primia.inference.program import Program, from_json
 from primia.wire.inference_handler import (
     MOST_SESSIONS,
@@ -40,7 +40,6 @@ WAITS_S = 900.0
 """Seeds that the data owner has not collected by then are dropped, and its batch with them."""
 
 MOST_FILMS = 64  # in one session
-MOST_NOISE = 100.0  # standard deviation on a logit
 _MOST_BATCHES = 100  # at once
 
 
@@ -96,8 +95,6 @@ class DealerService:
                 f"an order of {len(order.numbers)} sessions of {order.films} films; this dealer "
                 f"deals up to {MOST_SESSIONS} of up to {MOST_FILMS}"
             )
-        if not 0 <= order.noise <= MOST_NOISE:
-            raise PeerError(f"noise of {order.noise}; a dealer adds 0 to {MOST_NOISE:g}")
         batch = secrets.token_bytes(SESSION_BYTES)
         rows = [
             (secrets.token_bytes(SESSION_BYTES), number, *_two_seeds()) for number in order.numbers
@@ -113,7 +110,9 @@ class DealerService:
                     f"this dealer has {_MOST_BATCHES} batches that nobody collected; try later"
                 )
             self._batches[batch] = waiting
-        binding = Binding(program.digest, identity, order.data_owner, batch, order.films)
+        binding = Binding(
+            program.digest, identity, order.data_owner, batch, order.films, order.terms
+        )
         self._store.audit.append(
             "batch_dealt",
             site=order.data_owner.name, batch=batch.hex(), program=program.digest,
@@ -138,7 +137,8 @@ class DealerService:
                     binding.seed(data, session, DATA),
                     binding.seed(model, session, MODEL),
                     order.films,
-                    noise_of(order.noise, binding, model, session),
+                    noise_of(binding, model, session),
+                    order.terms.profile,
                 ),
             )
 
@@ -175,8 +175,9 @@ class DealerService:
         self._batches = {b: w for b, w in self._batches.items() if w.made_at >= oldest}
 
 
-def noise_of(std: float, binding: Binding, dealt: bytes, session: bytes) -> Noise | None:
+def noise_of(binding: Binding, dealt: bytes, session: bytes) -> Noise | None:
     """What is added to the answers of a session; dealt: the model owner's seed of it."""
+    std = binding.terms.noise
     return Noise(std, binding.seed(dealt, session, NOISE)) if std else None
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
+from primia.inference.dealing import Noise
 from primia.inference.messages import Prediction
-from primia.inference.parties import Noise
 from primia.inference.program import Integers, Program, Weights
+from primia.wire.inference_handler import Profile
 from primia.wire.pieces import Message, Wanted
 
 Given = Mapping[str, Any]
@@ -31,6 +32,7 @@ class Engine(Protocol):
         seed1: bytes,
         films: int,
         noise: Noise | None,
+        profile: Profile,
     ) -> Iterator[Message]:
         """The model owner's corrections for one session."""
 
@@ -41,6 +43,7 @@ class Engine(Protocol):
         seed: bytes,
         films: Integers,
         ready: Iterable[bytes] | None,
+        profile: Profile,
     ) -> Generator[Wanted, bytes, Prediction]:
         """The data owner's machine; with `ready`, `given` need not hold the heavy layers."""
 
@@ -51,6 +54,7 @@ class Engine(Protocol):
         corrections: Iterable[bytes],
         seed: bytes,
         films: int,
+        profile: Profile,
     ) -> Generator[Wanted, bytes, None]:
         """The model owner's machine."""
 
@@ -76,10 +80,11 @@ class _Real:
         seed1: bytes,
         films: int,
         noise: Noise | None,
+        profile: Profile,
     ) -> Iterator[Message]:
         from primia.inference.dealing import deal
 
-        return deal(program, mask_seed, seed0, seed1, films, noise)
+        return deal(program, mask_seed, seed0, seed1, films, noise=noise, profile=profile)
 
     def data_party(
         self,
@@ -88,12 +93,13 @@ class _Real:
         seed: bytes,
         films: Integers,
         ready: Iterable[bytes] | None,
+        profile: Profile,
     ) -> Generator[Wanted, bytes, Prediction]:
         from primia.inference.correlations import Corrections
         from primia.inference.parties import data_party
 
         done = None if ready is None else Corrections(ready)
-        return data_party(program, given, seed, films, done)
+        return data_party(program, given, seed, films, done, profile=profile)
 
     def model_party(
         self,
@@ -102,11 +108,12 @@ class _Real:
         corrections: Iterable[bytes],
         seed: bytes,
         films: int,
+        profile: Profile,
     ) -> Generator[Wanted, bytes, None]:
         from primia.inference.correlations import Corrections
         from primia.inference.parties import model_party
 
-        return model_party(program, weights, Corrections(corrections), seed, films)
+        return model_party(program, weights, Corrections(corrections), seed, films, profile=profile)
 
 
 REAL: Engine = _Real()

@@ -36,7 +36,7 @@ from primia.inference.program import Program, Weights, to_json
 from primia.types import Digest, SiteId, sha256
 from primia.wire.handler import Enrolment
 from primia.wire.inference_client import DealerLink
-from primia.wire.inference_handler import MOST_SESSIONS, Description, Hello, Order, Stocked
+from primia.wire.inference_handler import MOST_SESSIONS, Description, Hello, Order, Stocked, Terms
 from primia.wire.limits import Seldom
 from primia.wire.pieces import Wanted
 from primia.wire.server import ServerTls
@@ -88,10 +88,10 @@ class ModelService:
         served: Served,
         engine: Engine,
         dealer: str,
-        noise: float = 0.0,
+        terms: Terms = Terms(),  # noqa: B008  (frozen)
     ) -> None:
-        """dealer: host:port. noise: standard deviation that it adds to every logit."""
-        self._noise = noise
+        """dealer: host:port."""
+        self._terms = terms
         self._folder = folder
         self._book = book
         self._own = own
@@ -101,7 +101,7 @@ class ModelService:
         self._text = to_json(served.program)
         self._turns = threading.Semaphore(AT_ONCE)
         self._seldom = Seldom()
-        book.sweep(served.program.digest, noise)
+        book.sweep(served.program.digest, str(terms))
 
     # --- who -----------------------------------------------------------------------------------
 
@@ -166,7 +166,7 @@ class ModelService:
             dealer_certificate=self._dealer_certificate(),
             films_left=self._book.budget(identity.site).left,
             most_films=MOST_FILMS,
-            noise=self._noise,
+            terms=self._terms,
         )
 
     def given(self) -> Path:
@@ -202,7 +202,7 @@ class ModelService:
             fingerprint=fingerprint(certificate),
             films=films,
             numbers=self._book.order(site, self._served.program.digest, films, sessions),
-            noise=self._noise,
+            terms=self._terms,
         )
         keys: dict[bytes, bytes] = {}
         received = 0
@@ -245,7 +245,8 @@ class ModelService:
                 theirs,
                 binding.seed(row.seed, session, MODEL),
                 row.films,
-                noise_of(self._noise, binding, row.seed, session),
+                noise_of(binding, row.seed, session),
+                self._terms.profile,
             )
             try:
                 holds = same(taken.messages(row.key), dealt)
@@ -289,6 +290,7 @@ class ModelService:
                     taken.messages(held.key),
                     seed,
                     held.films,
+                    self._terms.profile,
                 )
                 outcome = "done"
             except PrimiaError:
@@ -308,7 +310,9 @@ class ModelService:
             )
 
     def _binding(self, data_owner: Identity, batch: bytes, films: int) -> Binding:
-        return Binding(self._served.program.digest, self._own.identity, data_owner, batch, films)
+        return Binding(
+            self._served.program.digest, self._own.identity, data_owner, batch, films, self._terms
+        )
 
     def _dealer_certificate(self) -> bytes:
         """The enrolled dealer's, or nothing."""

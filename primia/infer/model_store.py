@@ -275,16 +275,16 @@ class ModelStore(Roster):
             rows = db.execute("SELECT session FROM sessions WHERE batch = ?", (batch,)).fetchall()
         self._forget([r["session"] for r in rows])
 
-    def sweep(self, program: Digest, noise: float = 0.0) -> None:
+    def sweep(self, program: Digest, terms: str = "") -> None:
         """At the start: let go of batches that were under way, of sessions of another version or
-        with other noise on the answer, and of files that no session needs."""
-        kept_noise = self.noted("noise") in {None, repr(noise)}
-        self.note("noise", repr(noise))
+        on other terms, and of files that no session needs."""
+        same = self.noted("terms") in {None, terms}
+        self.note("terms", terms)
         with self._db.transaction() as db:
             rows = db.execute(
                 "SELECT session FROM sessions WHERE session IS NOT NULL AND (state = 'held' OR "
                 "(state = 'fresh' AND (program <> ? OR NOT ?)))",
-                (program, kept_noise),
+                (program, same),
             ).fetchall()
         self._forget([r["session"] for r in rows])
         with self._db.transaction() as db:

@@ -13,6 +13,7 @@ from primia.identity.certificate import Role
 from primia.infer import home
 from primia.infer.data_store import DataStore
 from primia.types import SiteId
+from primia.wire.inference_handler import Terms
 
 
 def roster_json(folder: Path) -> list[dict[str, Any]]:
@@ -72,6 +73,14 @@ def budget(folder: Path, name: SiteId, *, films: int | None, per_day: int | None
         return asdict(store.budget(name))
     finally:
         store.close()
+
+
+def terms(noise: float, profile: str) -> Terms:
+    """As the command line gives them. Raises ConfigError."""
+    try:
+        return Terms(noise, profile)  # type: ignore[arg-type]
+    except ValueError as err:
+        raise ConfigError(str(err)) from err
 
 
 def trust(folder: Path, fingerprint: str) -> None:

@@ -24,6 +24,7 @@ from primia.infer.model_store import ModelStore
 from primia.inference.program import Program, Weights
 from primia.storage.folder import StateFolder
 from primia.types import sha256
+from primia.wire.inference_handler import Terms
 from primia.wire.inference_servicer import DealerServicer, EnrolServicer, InferenceServicer
 from primia.wire.server import Server, ServerTls, check_address, start
 from primia.wire.v1 import federation_pb2_grpc, inference_pb2_grpc
@@ -41,7 +42,7 @@ def serve_model(
     engine: Engine,
     load: Callable[[Path], tuple[Program, Weights]],
     *,
-    noise: float = 0.0,
+    terms: Terms = Terms(),  # noqa: B008  (frozen)
 ) -> None:
     """Serve one model file until told to stop. Raises StateError, ConfigError, IdentityError."""
     split_address(dealer)
@@ -54,7 +55,7 @@ def serve_model(
             digest = sha256(model_file.read_bytes())
             served = prepare_serving(folder, book, engine, program, weights, digest)
             book.audit.append("started", version=__version__)
-            with start_model(folder, book, own, served, listen, dealer, engine, noise) as server:
+            with start_model(folder, book, own, served, listen, dealer, engine, terms) as server:
                 log.info("listening", address=server.address, program=program.digest[:16])
                 stop.wait()
                 server.stop(_GRACE_S)
@@ -65,10 +66,10 @@ def serve_model(
 
 def start_model(
     folder: Path, book: ModelStore, own: Own, served: Served, listen: str, dealer: str,
-    engine: Engine, noise: float = 0.0,
+    engine: Engine, terms: Terms = Terms(),  # noqa: B008  (frozen)
 ) -> Server:  # fmt: skip
     """The model owner's server, running."""
-    service = ModelService(folder, book, own, served, engine, dealer, noise)
+    service = ModelService(folder, book, own, served, engine, dealer, terms)
     add_enrol = federation_pb2_grpc.add_FederationServicer_to_server
     add_inference = inference_pb2_grpc.add_InferenceServicer_to_server
     return start(

@@ -28,7 +28,13 @@ from primia.wire.inference_handler import (
     Order,
     Stocked,
 )
-from primia.wire.inference_servicer import STEP_S, batch_from_pb, exactly, identity_from_uri
+from primia.wire.inference_servicer import (
+    STEP_S,
+    batch_from_pb,
+    exactly,
+    identity_from_uri,
+    terms,
+)
 from primia.wire.limits import IdleWatch
 from primia.wire.pieces import DATA_TO_MODEL, DEALER_TO_MODEL, MODEL_TO_DATA, Wanted, carry, join
 from primia.wire.v1 import federation_pb2 as fpb
@@ -119,7 +125,7 @@ class ModelLink(_Link):
             dealer_certificate=found.dealer_certificate,
             films_left=found.films_left,
             most_films=found.most_films,
-            noise=found.noise,
+            terms=terms(found.noise, found.profile),
         )
 
     def fetch_given(
@@ -233,7 +239,8 @@ class DealerLink(_Link):
             fingerprint=order.fingerprint,
             films=order.films,
             numbers=order.numbers,
-            noise=order.noise,
+            noise=order.terms.noise,
+            profile=order.terms.profile,
         )
         with self._stream(self._stub.Deal(request)) as replies:
             first = next(replies, None)

@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 from cryptography import x509
 
@@ -23,6 +23,30 @@ from primia.wire.pieces import Message, Wanted
 SESSION_BYTES = 16
 SEED_BYTES = 32
 MOST_SESSIONS = 1000  # in one batch
+MOST_NOISE = 100.0  # standard deviation on a logit
+
+Profile = Literal["lan", "wan"]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How the model owner wants predictions made; part of what a session is bound to.
+
+    noise: standard deviation of what the dealer adds to every logit; 0 for none.
+    profile: of comparisons: "lan" for little computing, "wan" for few messages.
+    """
+
+    noise: float = 0.0
+    profile: Profile = "lan"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.noise <= MOST_NOISE:
+            raise ValueError(f"noise of {self.noise}; 0 to {MOST_NOISE:g} can be added")
+        if self.profile not in get_args(Profile):
+            raise ValueError(f"profile {self.profile!r}, known are {', '.join(get_args(Profile))}")
+
+    def __str__(self) -> str:
+        return f"{self.profile}, noise {self.noise!r}"
 
 
 @dataclass(frozen=True)
@@ -30,8 +54,7 @@ class Description:
     """What the model owner serves, as one data owner sees it.
 
     program: canonical text. given: digest of the masked weights. dealer: host:port.
-    films_left: of the caller's query budget. most_films: in one session. noise: standard deviation
-    of what the dealer adds to every logit.
+    films_left: of the caller's query budget. most_films: in one session.
     """
 
     program: bytes
@@ -41,7 +64,7 @@ class Description:
     dealer_certificate: bytes
     films_left: int
     most_films: int
-    noise: float = 0.0
+    terms: Terms = Terms()
 
 
 @dataclass(frozen=True)
@@ -59,8 +82,7 @@ class Hello:
 class Order:
     """A batch that the model owner orders for one data owner.
 
-    fingerprint: of the one certificate that may collect the seeds. numbers: one a session. noise:
-    standard deviation of what is added to every logit.
+    fingerprint: of the one certificate that may collect the seeds. numbers: one a session.
     """
 
     program: bytes
@@ -69,7 +91,7 @@ class Order:
     fingerprint: str
     films: int
     numbers: tuple[int, ...]
-    noise: float = 0.0
+    terms: Terms = Terms()
 
 
 @dataclass(frozen=True)

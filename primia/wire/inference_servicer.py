@@ -23,6 +23,7 @@ from primia.wire.inference_handler import (
     Hello,
     ModelHandler,
     Order,
+    Terms,
 )
 from primia.wire.pieces import DATA_TO_MODEL, DEALER_TO_MODEL, MODEL_TO_DATA, carry, cut
 from primia.wire.v1 import federation_pb2 as fpb
@@ -80,7 +81,8 @@ class InferenceServicer(Guarded, inference_pb2_grpc.InferenceServicer):
             dealer_certificate=found.dealer_certificate,
             films_left=found.films_left,
             most_films=found.most_films,
-            noise=found.noise,
+            noise=found.terms.noise,
+            profile=found.terms.profile,
         )
 
     @only(Role.SITE, streams="down")
@@ -220,6 +222,16 @@ def identity_from_uri(uri: str, role: Role) -> Identity:
         raise PeerError(f"{convert.clean(uri)!r} names no {role.value}") from err
 
 
+def terms(noise: float, profile: str) -> Terms:
+    """Checked. Raises PeerError."""
+    try:
+        return Terms(noise, profile)  # type: ignore[arg-type]
+    except ValueError as err:
+        raise PeerError(
+            f"{convert.clean(str(err))}; both sides need one version of primia"
+        ) from err
+
+
 def _piece(message: Any) -> pb.Piece:
     if message.WhichOneof("body") != "piece":
         raise PeerError("something else than a frame in the middle of a prediction")
@@ -247,5 +259,5 @@ def _order(message: pb.DealRequest) -> Order:
         fingerprint=message.fingerprint,
         films=message.films,
         numbers=tuple(message.numbers),
-        noise=message.noise,
+        terms=terms(message.noise, message.profile),
     )

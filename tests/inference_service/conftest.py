@@ -15,6 +15,7 @@ from primia.infer.dealer_store import DealerStore
 from primia.infer.model import prepare_serving
 from primia.infer.serving import dealer_service, start_dealer, start_model
 from primia.types import Digest, SiteId, sha256
+from primia.wire.inference_handler import Terms
 from primia.wire.server import Server
 from tests.inference_service import toy
 
@@ -28,7 +29,7 @@ class World:
         self.program = toy.program()
         self.weights: dict[str, Any] = toy.weights()
         self.model_port = self.dealer_port = 0
-        self.noise = 0.0
+        self.terms = Terms()
         self.running: dict[str, tuple[Server, Any]] = {}
         home.initialise(root / "model", "chest")
 
@@ -40,7 +41,7 @@ class World:
         )
         server = start_model(
             self.root / "model", book, own, served, f"127.0.0.1:{self.model_port}",
-            f"127.0.0.1:{self.dealer_port or 1}", self.engine, self.noise,
+            f"127.0.0.1:{self.dealer_port or 1}", self.engine, self.terms,
         )  # fmt: skip
         self.model_port = server.port
         self.running["model"] = server, book

@@ -24,6 +24,7 @@ from primia.infer.data_owner import DataOwner
 from primia.infer.home import Role
 from primia.infer.model_store import ModelStore
 from primia.types import SiteId
+from primia.wire.inference_handler import Terms
 from tests.inference_service import toy
 from tests.inference_service.conftest import World
 
@@ -121,16 +122,16 @@ def test_other_weights_under_the_version_of_before_are_not_served(world: World) 
         world.start_model()
 
 
-def test_sessions_dealt_with_other_noise_than_is_asked_for_now_are_not_used(world: World) -> None:
+def test_sessions_dealt_on_other_terms_than_hold_now_are_not_used(world: World) -> None:
     with world.owner() as owner:
         owner.stock(2)
-    world.noise = 1.0
+    world.terms = Terms(noise=1.0)
     world.restart_model()
     assert world.book.stocked() == {}
     with world.owner() as owner:
         assert owner.store.stocked() == {}
         ask(owner)
-        assert owner.noise == 1.0
+        assert owner.terms.noise == 1.0
 
 
 def test_every_model_version_has_a_mask_of_its_own(world: World) -> None:

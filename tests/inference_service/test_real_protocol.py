@@ -9,16 +9,17 @@ import pytest
 
 from primia.infer.data_owner import DataOwner
 from primia.infer.engine import REAL
+from primia.wire.inference_handler import Terms
 from tests.inference.pair import predict
 from tests.inference.programs import random_weights, residual_program
 from tests.inference_service.conftest import World
 
 
 @pytest.mark.parametrize("stocked", [0, 1, 20])
-@pytest.mark.parametrize("noise", [0.0, 5.0])
-def test_a_film_is_answered_as_in_memory(tmp_path: Path, stocked: int, noise: float) -> None:
+@pytest.mark.parametrize("terms", [Terms(), Terms(profile="wan"), Terms(noise=5.0)], ids=str)
+def test_a_film_is_answered_as_in_memory(tmp_path: Path, stocked: int, terms: Terms) -> None:
     world = World(tmp_path)
-    world.noise = noise
+    world.terms = terms
     world.engine = REAL  # type: ignore[assignment]
     world.program = residual_program()
     world.weights = dict(random_weights(world.program))
@@ -37,7 +38,9 @@ def test_a_film_is_answered_as_in_memory(tmp_path: Path, stocked: int, noise: fl
             (found,) = owner.ask(film, batch=2)
         inside = predict(world.program, world.weights, film)
         off = np.abs(found.values - inside.values).max()
-        assert (off < 2e-3) if noise == 0 else (2e-3 < off < 50)  # other masks: other last bits
+        assert (
+            (off < 2e-3) if terms.noise == 0 else (2e-3 < off < 50)
+        )  # other masks: other last bits
         assert found.mode == "logits"
     finally:
         for name in list(world.running):

@@ -18,7 +18,7 @@ from primia.infer.checking import dealt_for, opened_of, same
 from primia.infer.data_store import DataStore
 from primia.infer.model_store import ModelStore
 from primia.types import Digest, SiteId
-from primia.wire.inference_handler import Batch, Collected, DealtSession, Hello
+from primia.wire.inference_handler import Batch, Collected, DealtSession, Hello, Terms
 
 PROGRAM = Digest("ab" * 32)
 OTHER = Digest("cd" * 32)
@@ -203,17 +203,19 @@ def test_material_of_one_session_is_not_that_of_another(tmp_path: Path) -> None:
 
 
 def test_seeds_depend_on_all_that_a_batch_is_bound_to() -> None:
-    plain = Binding(PROGRAM, OWNER, HOSPITAL, b"b" * 16, 1)
+    plain = Binding(PROGRAM, OWNER, HOSPITAL, b"b" * 16, 1, Terms())
     others = [
-        Binding(OTHER, OWNER, HOSPITAL, b"b" * 16, 1),
-        Binding(PROGRAM, Identity(Role.MODEL, "other"), HOSPITAL, b"b" * 16, 1),
-        Binding(PROGRAM, OWNER, Identity(Role.SITE, "clinic"), b"b" * 16, 1),
-        Binding(PROGRAM, OWNER, HOSPITAL, b"c" * 16, 1),
-        Binding(PROGRAM, OWNER, HOSPITAL, b"b" * 16, 2),
+        Binding(OTHER, OWNER, HOSPITAL, b"b" * 16, 1, Terms()),
+        Binding(PROGRAM, Identity(Role.MODEL, "other"), HOSPITAL, b"b" * 16, 1, Terms()),
+        Binding(PROGRAM, OWNER, Identity(Role.SITE, "clinic"), b"b" * 16, 1, Terms()),
+        Binding(PROGRAM, OWNER, HOSPITAL, b"c" * 16, 1, Terms()),
+        Binding(PROGRAM, OWNER, HOSPITAL, b"b" * 16, 2, Terms()),
+        Binding(PROGRAM, OWNER, HOSPITAL, b"b" * 16, 1, Terms(noise=1.0)),
+        Binding(PROGRAM, OWNER, HOSPITAL, b"b" * 16, 1, Terms(profile="wan")),
     ]
     seeds = {b.seed(bytes(32), b"s" * 16, DATA) for b in [plain, *others]}
     seeds |= {plain.seed(bytes(32), b"s" * 16, MODEL), plain.seed(bytes(32), b"t" * 16, DATA)}
-    assert len(seeds) == 8
+    assert len(seeds) == 10
 
 
 @given(st.integers(1, 1000))

@@ -21,10 +21,10 @@ class Recording(toy.Toy):
         self.seeds: set[bytes] = set()
         self.mask_seeds: set[bytes] = set()
 
-    def deal(self, program, mask_seed, seed0, seed1, films, noise):  # type: ignore[no-untyped-def]
+    def deal(self, program, mask_seed, seed0, seed1, films, noise, profile):  # type: ignore[no-untyped-def]
         self.mask_seeds.add(mask_seed)
         self.seeds |= {seed0, seed1}
-        return super().deal(program, mask_seed, seed0, seed1, films, noise)
+        return super().deal(program, mask_seed, seed0, seed1, films, noise, profile)
 
 
 def forms(secret: bytes) -> list[bytes]:

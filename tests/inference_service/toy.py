@@ -75,7 +75,14 @@ class Toy:
         yield stretch(seed, "products", 100)
 
     def deal(
-        self, program: Program, mask_seed: bytes, seed0: bytes, seed1: bytes, films: int, noise: Any
+        self,
+        program: Program,
+        mask_seed: bytes,
+        seed0: bytes,
+        seed1: bytes,
+        films: int,
+        noise: Any,
+        profile: Any,
     ) -> Iterator[bytes]:
         size = films * int(np.prod(program.input_shape)) * 8
         for step in range(STEPS):
@@ -87,7 +94,7 @@ class Toy:
             yield xor(down, stretch(seed1, f"down{step}", 8 * films))
 
     def data_party(
-        self, program: Program, given: Any, seed: bytes, films: Any, ready: Any
+        self, program: Program, given: Any, seed: bytes, films: Any, ready: Any, profile: Any
     ) -> Generator[Step, bytes, Any]:
         assert (ready is None) == ("head.weight" in given)
         assert ready is None or b"".join(ready) == stretch(seed, "products", 100)
@@ -100,7 +107,13 @@ class Toy:
         return np.frombuffer(found, np.int64)
 
     def model_party(
-        self, program: Program, weights: Any, corrections: Iterable[bytes], seed: bytes, films: int
+        self,
+        program: Program,
+        weights: Any,
+        corrections: Iterable[bytes],
+        seed: bytes,
+        films: int,
+        profile: Any,
     ) -> Generator[Step, bytes, None]:
         source = iter(corrections)
         for step in range(STEPS):

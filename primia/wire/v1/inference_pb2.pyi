@@ -24,7 +24,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeReply(_message.Message):
-    __slots__ = ("program", "given", "given_size", "dealer", "dealer_certificate", "films_left", "most_films", "noise")
+    __slots__ = ("program", "given", "given_size", "dealer", "dealer_certificate", "films_left", "most_films", "noise", "profile")
     PROGRAM_FIELD_NUMBER: _ClassVar[int]
     GIVEN_FIELD_NUMBER: _ClassVar[int]
     GIVEN_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -33,6 +33,7 @@ class DescribeReply(_message.Message):
     FILMS_LEFT_FIELD_NUMBER: _ClassVar[int]
     MOST_FILMS_FIELD_NUMBER: _ClassVar[int]
     NOISE_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
     program: bytes
     given: bytes
     given_size: int
@@ -41,7 +42,8 @@ class DescribeReply(_message.Message):
     films_left: int
     most_films: int
     noise: float
-    def __init__(self, program: _Optional[bytes] = ..., given: _Optional[bytes] = ..., given_size: _Optional[int] = ..., dealer: _Optional[str] = ..., dealer_certificate: _Optional[bytes] = ..., films_left: _Optional[int] = ..., most_films: _Optional[int] = ..., noise: _Optional[float] = ...) -> None: ...
+    profile: str
+    def __init__(self, program: _Optional[bytes] = ..., given: _Optional[bytes] = ..., given_size: _Optional[int] = ..., dealer: _Optional[str] = ..., dealer_certificate: _Optional[bytes] = ..., films_left: _Optional[int] = ..., most_films: _Optional[int] = ..., noise: _Optional[float] = ..., profile: _Optional[str] = ...) -> None: ...
 
 class StockRequest(_message.Message):
     __slots__ = ("program_hash", "sessions", "films")
@@ -138,7 +140,7 @@ class AskReply(_message.Message):
     def __init__(self, accepted: _Optional[_Union[AskAccepted, _Mapping]] = ..., piece: _Optional[_Union[Piece, _Mapping]] = ...) -> None: ...
 
 class DealRequest(_message.Message):
-    __slots__ = ("program", "mask_seed", "data_owner", "fingerprint", "films", "numbers", "noise")
+    __slots__ = ("program", "mask_seed", "data_owner", "fingerprint", "films", "numbers", "noise", "profile")
     PROGRAM_FIELD_NUMBER: _ClassVar[int]
     MASK_SEED_FIELD_NUMBER: _ClassVar[int]
     DATA_OWNER_FIELD_NUMBER: _ClassVar[int]
@@ -146,6 +148,7 @@ class DealRequest(_message.Message):
     FILMS_FIELD_NUMBER: _ClassVar[int]
     NUMBERS_FIELD_NUMBER: _ClassVar[int]
     NOISE_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
     program: bytes
     mask_seed: bytes
     data_owner: str
@@ -153,7 +156,8 @@ class DealRequest(_message.Message):
     films: int
     numbers: _containers.RepeatedScalarFieldContainer[int]
     noise: float
-    def __init__(self, program: _Optional[bytes] = ..., mask_seed: _Optional[bytes] = ..., data_owner: _Optional[str] = ..., fingerprint: _Optional[str] = ..., films: _Optional[int] = ..., numbers: _Optional[_Iterable[int]] = ..., noise: _Optional[float] = ...) -> None: ...
+    profile: str
+    def __init__(self, program: _Optional[bytes] = ..., mask_seed: _Optional[bytes] = ..., data_owner: _Optional[str] = ..., fingerprint: _Optional[str] = ..., films: _Optional[int] = ..., numbers: _Optional[_Iterable[int]] = ..., noise: _Optional[float] = ..., profile: _Optional[str] = ...) -> None: ...
 
 class DealtSession(_message.Message):
     __slots__ = ("session", "number", "seed")
