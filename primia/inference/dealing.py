@@ -95,7 +95,8 @@ class _Dealing(Walk):
     def run(self) -> Iterator[bytes]:
         for number, node in enumerate(self.program.nodes):
             if self.places[number].narrow:
-                self._narrow(node.inputs[0])
+                for source in node.inputs:
+                    self._narrow(source)
             self._node(number)
             for used in finished(self.program, number):
                 self.inputs.pop(input_label(used), None)
@@ -104,7 +105,7 @@ class _Dealing(Walk):
         yield self.dealer.corrections()
 
     def _narrow(self, number: int) -> None:
-        if number in self.narrowed:
+        if number in self.narrowed or self.places[number].scale == self.f:
             return
         self.narrowed.add(number)
         shift = self.places[number].scale - self.f
@@ -150,8 +151,7 @@ class _Dealing(Walk):
         classes = len(self.program.classes)
         if self.program.answer == "logits":
             return
-        if self.places[self.last].scale > self.f:
-            self._narrow(self.last)
+        self._narrow(self.last)
         bound = self.bound(self.last)
         if self.program.answer == "class":
             deal_class(self.dealer, "answer", self.films, classes, class_window(bound, self.f))

@@ -32,7 +32,7 @@ AVERAGE_BITS = 28  # fraction bits of 1 / (window of an average)
 
 @dataclass(frozen=True)
 class Place:
-    """One node's numbers. `scale`: fraction bits of its result; `narrow`: truncate the input first.
+    """One node's numbers. `scale`: its result's fraction bits; `narrow`: truncate its inputs first.
 
     factor: what an average multiplies its sum with.
     """
@@ -62,11 +62,11 @@ def layout(program: Program) -> tuple[Place, ...]:
     return tuple(places)
 
 
-def input_scale(program: Program, places: tuple[Place, ...] | list[Place], number: int) -> int:
-    """Fraction bits of a node's (first) input as the node takes it."""
+def input_scale(program: Program, places: tuple[Place, ...], number: int, position: int = 0) -> int:
+    """Fraction bits of a node's input as the node takes it."""
     if places[number].narrow:
         return program.fraction_bits
-    return places[program.nodes[number].inputs[0]].scale
+    return places[program.nodes[number].inputs[position]].scale
 
 
 def compared_bits(program: Program) -> tuple[int | None, ...]:
@@ -104,10 +104,14 @@ def _place(program: Program, node: Node, places: list[Place]) -> Place:
         case Tanh():
             return Place(2 * f, narrow=scale > 3 * f)
         case Add():
-            return Place(max(places[i].scale for i in node.inputs))
+            widest = max(places[i].scale for i in node.inputs)
+            fits = all(_fits(program.nodes[i].bound, widest) for i in node.inputs)
+            narrow = not (fits and _fits(node.bound, widest))
+            return Place(f if narrow else widest, narrow=narrow)
         case MaxPool2d():
-            _check(2 * source.bound, scale)
-            return Place(scale)
+            narrow = scale > f and not _fits(2 * source.bound, scale)
+            _check(2 * source.bound, f if narrow else scale)
+            return Place(f if narrow else scale, narrow=narrow)
         case AvgPool2d():
             return _average(op.kernel**2, source.bound, scale, f)
         case Affine():
@@ -137,7 +141,8 @@ def _average(count: int, bound: float, scale: int, f: int) -> Place:
 
     narrow = scale > f and room(scale) < need
     scale = f if narrow else scale
-    bits = shift if exact else min(AVERAGE_BITS, room(scale))
+    # A wide sum takes no more than it needs, for what comes after it.
+    bits = shift if exact else min(AVERAGE_BITS if scale == f else need, room(scale))
     return Place(scale + bits, narrow=narrow, factor=1 if exact else round((1 << bits) / count))
 
 

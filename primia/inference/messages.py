@@ -33,8 +33,8 @@ Steps = Generator[Step, "bytes | bytearray | memoryview", None]
 class Prediction:
     """What the data party learns of its films.
 
-    values: (films, classes): 1 for the class and 0 otherwise ("class"; all 0 on an exact tie that
-    nobody wins), multiples of 0.05 ("probabilities"), or real logits ("logits").
+    values: (films, classes): 1 for the class and 0 otherwise ("class"; the first of equal logits),
+    multiples of 0.05 ("probabilities"), or real logits ("logits").
     """
 
     mode: str

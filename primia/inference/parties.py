@@ -127,8 +127,11 @@ class _Work(Walk):
         for number, node in enumerate(self.program.nodes):
             if not node.inputs:
                 continue
-            first = yield from self._input(number)
-            self.values[number] = yield from self._node(number, first)
+            values = []
+            for source in node.inputs:
+                narrow = self.places[number].narrow
+                values.append((yield from self._narrow(source)) if narrow else self.values[source])
+            self.values[number] = yield from self._node(number, values)
             for used in finished(self.program, number):
                 self.values.pop(used, None)
                 self.narrowed.pop(used, None)
@@ -136,24 +139,19 @@ class _Work(Walk):
         answer = yield from self._answer()
         return answer
 
-    def _input(self, number: int) -> Generator[Step, Received, Words]:
-        source = self.program.nodes[number].inputs[0]
-        if not self.places[number].narrow:
-            return self.values[source]
-        narrow = yield from self._narrow(source)
-        return narrow
-
     def _narrow(self, number: int) -> Generator[Step, Received, Words]:
+        if self.places[number].scale == self.f:
+            return self.values[number]
         if number not in self.narrowed:
             shift = self.places[number].scale - self.f
             item = (f"{number}/narrow", self.values[number], shift)
             (self.narrowed[number],) = yield from truncate(self.party, [item])
         return self.narrowed[number]
 
-    def _node(self, number: int, x: Words) -> Generator[Step, Received, Words]:
+    def _node(self, number: int, values: list[Words]) -> Generator[Step, Received, Words]:
         node, place = self.program.nodes[number], self.places[number]
         label, scale, shape = str(number), self.scale_in(number), self.shape(number)
-        bound, shift = self.bound(node.inputs[0]), scale - self.f
+        bound, shift, x = self.bound(node.inputs[0]), scale - self.f, values[0]
         out: Words
         match node.op:
             case ReLU():
@@ -175,8 +173,7 @@ class _Work(Walk):
                 del self.masked[f"{number}/norm"]
             case Add():
                 out = x << np.uint64(place.scale - scale)
-                other = node.inputs[1]
-                out += self.values[other] << np.uint64(place.scale - self.places[other].scale)
+                out += values[1] << np.uint64(place.scale - self.scale_in(number, 1))
             case Flatten():
                 out = x
             case _:
@@ -219,8 +216,7 @@ class _Work(Walk):
         mode, bound = self.program.answer, self.bound(self.last)
         if mode == "logits":
             return (yield from answer_logits(self.party, logits, scale))
-        if scale > self.f:
-            logits = yield from self._narrow(self.last)
+        logits = yield from self._narrow(self.last)
         if mode == "class":
             near = class_window(bound, self.f)
             return (yield from answer_class(self.party, "answer", logits, near))

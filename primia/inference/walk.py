@@ -35,8 +35,8 @@ class Walk:
     def bound(self, number: int) -> float:
         return self.program.nodes[number].bound
 
-    def scale_in(self, number: int) -> int:
-        return input_scale(self.program, self.places, number)
+    def scale_in(self, number: int, position: int = 0) -> int:
+        return input_scale(self.program, self.places, number, position)
 
     def group_shape(self, number: int, groups: int) -> tuple[int, int, int]:
         return (self.films, groups, self.size(number) // (self.films * groups))

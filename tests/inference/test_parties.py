@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from primia.errors import ConfigError, DataError, PeerError
 from primia.inference.correlations import Corrections
@@ -19,6 +22,7 @@ from primia.inference.operations import (
     Input,
     Linear,
     MaxPool2d,
+    Op,
     ReLU,
     Tanh,
 )
@@ -106,6 +110,50 @@ def test_answers_are_those_of_the_plain_network(answer: str) -> None:
     else:
         real = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         assert np.abs(found.values - real).max() < 0.025 + 2e-3
+
+
+@st.composite
+def small_programs(draw: st.DrawFn) -> Program:
+    """A few layers in any order that the shapes allow, sometimes with a branch."""
+    side, channels = draw(st.integers(5, 9)), draw(st.integers(1, 3))
+    ops: list[tuple[Op, tuple[int, ...]]] = [(Input(channels, side, side), ())]
+    for _ in range(draw(st.integers(1, 6))):
+        kernel = draw(st.integers(1, 3))
+        convolution = Conv2d(kernel, 1, kernel // 2, 1, 1, 4)
+        op: Op = draw(
+            st.sampled_from(
+                [convolution, convolution, ReLU(), Tanh(), Affine(), MaxPool2d(3, 1, 1)]
+                + ([AvgPool2d(2, 1, 1), AvgPool2d(3, 1, 1)] if side > 2 else [])
+                + ([GroupNorm(2, 1e-3, 2**-10, 2.0**10)] if len(ops) > 1 else [])
+            )
+        )
+        if len(ops) == 1:
+            op = convolution
+        ops.append((op, (len(ops) - 1,)))
+        if draw(st.booleans()) and isinstance(op, ReLU | Tanh | Affine | GroupNorm):
+            ops.append((Add(), (len(ops) - 1, len(ops) - 2)))
+    ops.append((Flatten(), (len(ops) - 1,)))
+    ops.append((Linear(3), (len(ops) - 1,)))
+    return program_of(ops, bound=60.0)
+
+
+@settings(max_examples=40)
+@given(
+    program=small_programs(), seed=st.integers(0, 99), profile=st.sampled_from(get_args(Profile))
+)
+def test_any_small_program_answers_as_the_plain_network(
+    program: Program, seed: int, profile: Profile
+) -> None:
+    weights = random_weights(program, seed)
+    x = films(program, 2, seed)
+    wanted = plain_values(program, weights, x)
+    for node, value, source in zip(program.nodes, wanted, [None, *wanted], strict=False):
+        assume(np.abs(value).max() < node.bound)
+        if isinstance(node.op, GroupNorm) and source is not None:  # a flat group has no scale
+            groups = source.reshape(len(x), node.op.groups, -1)
+            assume(groups.var(axis=2).min() > 2**-6)
+    found = predict(program, weights, x, seed, profile)
+    assert np.abs(found.values - wanted[-1]).max() < 2e-2
 
 
 def test_products_made_before_the_film_give_the_same_messages() -> None:
