@@ -37,7 +37,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "logs": set(),
     "roster": {"storage", "identity"},  # of whoever invites: coordinator, model owner
     # The three roles of encrypted prediction, as services: `inference` itself does no I/O.
-    "infer": {"demo", "identity", "imaging", "inference", "logs", "roster", "storage", "wire"},
+    "infer": {
+        "demo",
+        "identity",
+        "imaging",
+        "inference",
+        "learning",  # its demonstration builds a network
+        "logs",
+        "roster",
+        "storage",
+        "wire",
+    },
     "bundle": set(),
     "cli": {
         "annex",

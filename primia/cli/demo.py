@@ -20,6 +20,9 @@ def demo(
     no_dp: Annotated[bool, typer.Option("--no-dp", help="Train without privacy.")] = False,
     keep: Annotated[Path | None, typer.Option(help="Keep everything in this new folder.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the synthetic films.")] = 0,
+    infer: Annotated[
+        bool, typer.Option("--infer", help="Then ask the trained model, encrypted.")
+    ] = False,
 ) -> None:
     """Hospitals and a coordinator as processes on this machine train a classifier together.
 
@@ -45,6 +48,8 @@ def demo(
     try:
         result = run(folder, wishes, out)
         show(result, out)
+        if infer:
+            _ask_encrypted(folder / "infer", result / "model-best.safetensors", data)
         if keep is None:
             target = Path("demo-out")
             shutil.rmtree(target, ignore_errors=True)
@@ -55,3 +60,22 @@ def demo(
     finally:
         if keep is None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ask_encrypted(folder: Path, export: Path, data: Path | None) -> None:
+    """Films that nobody shows, to the model that was just trained; plain answers beside."""
+    from primia.infer import demo as roles
+    from primia.infer.speaking import as_command
+    from primia.inference.model_file import read
+
+    as_command()
+    folder.mkdir()
+    model = folder / "model.safetensors"
+    with out.status("preparing the trained model for encrypted queries"):
+        roles.trained_model(model, export, data)
+    edge = read(model)[0].input_shape[1]
+    found = roles.run(folder, model, roles.drawn_films(folder / "films", edge, 6), out)
+    out.print()
+    for table in roles.tables(found):
+        out.print(table)
+        out.print()

@@ -13,6 +13,7 @@ from primia.cli import infer_prepare
 from primia.cli.console import err, out, print_json
 
 if TYPE_CHECKING:
+    from primia.infer.demo import Shown
     from primia.types import SiteId
 
 app = typer.Typer(
@@ -227,11 +228,11 @@ def stock(
     with _shown() as progress, DataOwner(state, REAL, progress=progress, notice=_notice) as owner:
         made = owner.stock(sessions, films) if sessions else 0
         stocked = {f: n for (_, f), n in owner.store.stocked().items()}
-        costs = owner.costs.material
+        costs = owner.costs
     if json:
-        print_json({"made": made, "stocked": stocked, "dealing": asdict(costs)})
+        print_json({"made": made, "stocked": stocked, "costs": asdict(costs)})
         return
-    out.print(f"[green]stocked[/] {made} sessions in {costs.seconds:.1f} s")
+    out.print(f"[green]stocked[/] {made} sessions in {costs.material.seconds:.1f} s")
     for size, count in sorted(stocked.items()):
         out.print(f"ready: {count} for {size} film{'s' * (size > 1)} each")
 
@@ -277,6 +278,49 @@ def ask(
         out.print(f"the model owner has noise of deviation {noise:g} added to every logit")
     out.print()
     out.print(answers.costs_table(costs))
+
+
+@app.command()
+def demo(
+    size: Annotated[int, typer.Option(min=28, max=512, help="Edge of the films, pixels.")] = 224,
+    films: Annotated[int, typer.Option(min=1, max=50, help="How many are asked about.")] = 3,
+    model: Annotated[
+        Path | None, typer.Option(help="A study's model-best.safetensors; else random weights.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """The three roles as processes on this machine; encrypted and plain answers side by side."""
+    import tempfile
+    from dataclasses import asdict
+
+    from primia.infer import demo as show
+    from primia.infer.speaking import as_command
+    from primia.inference.model_file import read
+
+    as_command()
+    with tempfile.TemporaryDirectory(prefix="primia-infer-") as name:
+        folder = Path(name)
+        file = folder / "model.safetensors"
+        with err.status("preparing the model"):
+            if model is None:
+                show.random_model(file, size)
+            else:
+                show.trained_model(file, model, None)
+        edge = read(file)[0].input_shape[1]
+        found = show.run(folder, file, show.drawn_films(folder / "films", edge, films), err)
+    if json:
+        print_json(asdict(found))
+    else:
+        _print_demo(found)
+
+
+def _print_demo(found: Shown) -> None:
+    from primia.infer.demo import tables
+
+    for table in tables(found):
+        out.print(table)
+        out.print()
+    out.print(f"{found.agree} of {len(found.films)} answers are the same")
 
 
 def _name(text: str) -> SiteId:

@@ -11,6 +11,7 @@ from primia.errors import DataError
 from primia.imaging.dataset import Pixels
 from primia.imaging.pictures import Defect, Picture
 from primia.imaging.sandbox import Sandbox
+from primia.inference.encoding import encode
 from primia.inference.program import Integers, Program
 
 
@@ -31,36 +32,7 @@ def read(paths: Sequence[Path], program: Program) -> Integers:
             paths, sandbox.decode([(p, False) for p in paths], height), strict=True
         ):
             squares.append(_usable(path, found, height))
-    return encode(np.stack(squares), program)
-
-
-def encode(pixels: Pixels, program: Program) -> Integers:
-    """Grey films (n, height, width) as the program takes them. Raises DataError by the number."""
-    channels, *size = program.input_shape
-    if list(pixels.shape[1:]) != size:
-        raise DataError(
-            f"a film of {pixels.shape[2]} x {pixels.shape[1]} pixels; the model was made for "
-            f"{size[1]} x {size[0]}"
-        )
-    films = pixels.astype(np.float32)[:, None]
-    if program.normalisation == "film":
-        centred = films - films.mean((2, 3), keepdims=True)
-        deviation = np.sqrt(np.square(centred).mean((2, 3), keepdims=True))
-        films = centred / np.maximum(deviation, np.float32(1.0))
-        films = np.broadcast_to(films, (len(films), channels, *size))
-    else:
-        mean, std = (
-            np.array(v, np.float32).reshape(1, -1, 1, 1) for v in (program.mean, program.std)
-        )
-        films = (films / np.float32(255) - mean) / std
-    beyond = np.abs(films).max((1, 2, 3)) > program.nodes[0].bound
-    if beyond.any():
-        raise DataError(
-            f"film {int(beyond.argmax()) + 1} of {len(films)} has greys beyond what the model is "
-            "calibrated for, and could be answered wrongly; is it a chest film of usual exposure?"
-        )
-    scaled: Integers = np.rint(films.astype(np.float64) * 2.0**program.fraction_bits)
-    return scaled.astype(np.int64)
+    return encode(program, np.stack(squares))
 
 
 def _usable(path: Path, found: Picture | Defect, size: int) -> Pixels:
