@@ -95,7 +95,7 @@ def _mistake(tool: Tool, words: list[str], *, whole: bool) -> str | None:
         if takes and next(left, None) is None and whole:
             return f"no value for {name}"
     arguments = [p for p in tool.params if isinstance(p, TyperArgument)]
-    if values > len(arguments):
+    if values > len(arguments) and all(a.nargs == 1 for a in arguments):
         return f"{values} arguments, and it takes {len(arguments)}"
     if whole and not isinstance(tool, TyperGroup):
         return _missing(tool, arguments, given, values)
