@@ -2,29 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from tests.mutations.inference import INFERENCE_MUTATIONS
+from tests.mutations.mutation import Mutation
 
 SECAGG = "primia/secagg/"
 PROTOCOL = "primia/protocol/"
-
-
-@dataclass(frozen=True)
-class Mutation:
-    """`before` occurs once in `file`; with `after` in its place the product is broken."""
-
-    name: str
-    file: str
-    before: str
-    after: str
-
-    def applied_to(self, source: str) -> str:
-        """The changed source. Raises ValueError unless `before` occurs exactly once."""
-        if source.count(self.before) != 1:
-            raise ValueError(
-                f"{self.name}: {self.before!r} occurs {source.count(self.before)} times in "
-                f"{self.file}; bring the catalogue up to date"
-            )
-        return source.replace(self.before, self.after)
 
 
 MUTATIONS = (
@@ -415,4 +397,5 @@ MUTATIONS = (
         "        self._revealed.clear()\n",
         "",
     ),
+    *INFERENCE_MUTATIONS,
 )

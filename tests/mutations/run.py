@@ -16,10 +16,10 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.mutations.catalogue import MUTATIONS, Mutation
+from tests.mutations.catalogue import MUTATIONS
+from tests.mutations.mutation import Mutation
 
 ROOT = Path(__file__).parents[2]
-SUITE = ("tests/secagg", "tests/protocol")
 COPIED = ("primia", "tests", "docs", "coordinator", "worker", "protos", "pyproject.toml")
 LIMIT_S = 300
 ALLOWED = 0.05
@@ -40,7 +40,16 @@ def survives(mutation: Mutation) -> bool:
         target.write_text(mutation.applied_to(target.read_text()))
         # A change of time stamps within a second must not leave the old byte code in use.
         environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *SUITE]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            *mutation.suite,
+        ]
         try:
             done = subprocess.run(
                 command, cwd=tree, env=environment, capture_output=True, timeout=LIMIT_S
