@@ -68,9 +68,10 @@ def deal_wide_relu(dealer: Dealer, label: str, count: int, shift: int, cut: Halv
     dealer.give_bits(f"{label}/upper", products_of(planes[cut.lower : -1]))
     dealer.give_bits(f"{label}/top", planes[-1])
     masks = unpack(dealer.mask_bits(f"{label}/masks", (3, words(count))), count)
-    dealer.give(f"{label}/masks", products_of(masks.astype(np.uint64)))
+    bits = products_of(masks.astype(np.uint64))
+    dealer.give(f"{label}/masks", bits)
     deal_rho(dealer, f"{label}/rho", r, shift)
-    for i, product in enumerate(products_of(masks.astype(np.uint64))):
+    for i, product in enumerate(bits):
         deal_rho(dealer, f"{label}/rho{i}", r, shift, times=product)
 
 
