@@ -7,9 +7,10 @@ changed piece is never worked on.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Generator, Iterator
 from typing import Protocol, TypeVar
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from primia.errors import PeerError
 from primia.wire.channel import CHUNK
@@ -25,6 +26,8 @@ _NAMES = {
     MODEL_TO_DATA: "model owner to data owner",
     DEALER_TO_MODEL: "dealer to model owner",
 }
+
+_CHECKER = AESGCM(bytes(32))
 
 Message = bytes | bytearray | memoryview
 Result = TypeVar("Result")
@@ -49,7 +52,7 @@ def cut(session: bytes, step: int, direction: pb.Direction, message: Message) ->
         data = bytes(view[offset : offset + CHUNK])
         yield pb.Piece(
             session=session, step=step, direction=direction, length=len(view), offset=offset,
-            data=data, crc=zlib.crc32(data),
+            data=data, check=_check(step, offset, data),
         )  # fmt: skip
 
 
@@ -84,7 +87,7 @@ def join(
             )
         if piece.offset != received or len(data) != min(CHUNK, total - received):
             raise PeerError(f"{_where(direction, step)}: a frame that does not follow the last")
-        if zlib.crc32(data) != piece.crc:
+        if _check(step, received, data) != piece.check:
             raise PeerError(
                 f"{_where(direction, step)}: a frame with a flipped bit; nothing was answered, "
                 "ask again and have the machines' memory tested"
@@ -124,6 +127,15 @@ def carry(
         return result
     finally:
         machine.close()
+
+
+def _check(step: int, offset: int, data: bytes) -> bytes:
+    """A checksum, by AES-GMAC under a public key: on these CPUs it costs a tenth of a CRC-32.
+
+    It finds what a bad memory does. Against people the frames travel in TLS.
+    """
+    nonce = step.to_bytes(4, "big") + offset.to_bytes(8, "big")
+    return _CHECKER.encrypt(nonce, b"", data)[:8]
 
 
 def _where(direction: pb.Direction, step: int) -> str:

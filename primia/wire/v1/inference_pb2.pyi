@@ -106,22 +106,22 @@ class AskAccepted(_message.Message):
     def __init__(self, number: _Optional[int] = ...) -> None: ...
 
 class Piece(_message.Message):
-    __slots__ = ("session", "step", "direction", "length", "offset", "data", "crc")
+    __slots__ = ("session", "step", "direction", "length", "offset", "data", "check")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     DIRECTION_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
-    CRC_FIELD_NUMBER: _ClassVar[int]
+    CHECK_FIELD_NUMBER: _ClassVar[int]
     session: bytes
     step: int
     direction: Direction
     length: int
     offset: int
     data: bytes
-    crc: int
-    def __init__(self, session: _Optional[bytes] = ..., step: _Optional[int] = ..., direction: _Optional[_Union[Direction, str]] = ..., length: _Optional[int] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., crc: _Optional[int] = ...) -> None: ...
+    check: bytes
+    def __init__(self, session: _Optional[bytes] = ..., step: _Optional[int] = ..., direction: _Optional[_Union[Direction, str]] = ..., length: _Optional[int] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., check: _Optional[bytes] = ...) -> None: ...
 
 class AskRequest(_message.Message):
     __slots__ = ("hello", "piece")
