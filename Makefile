@@ -10,7 +10,7 @@ SECAGG_PEERS_STAMP := $(SECAGG_PEERS)/.installed
 PRIMIA_DATA ?= ../shared/data
 export PRIMIA_DATA
 
-.PHONY: install bench bench-dp bench-secagg bench-noise bench-rounds inference-truncations demo test faultsim test-slow test-mutations test-faults kill-loop lint types format protos wheelhouse bundle compose-demo compose-chaos compose-test compose-down clean
+.PHONY: install bench bench-dp bench-secagg bench-noise bench-rounds bench-inference inference-truncations demo test faultsim test-slow test-mutations test-faults kill-loop lint types format protos wheelhouse bundle compose-demo compose-chaos compose-test compose-down clean
 
 install: $(STAMP)
 
@@ -92,6 +92,20 @@ bench-secagg: $(STAMP) $(SECAGG_PEERS_STAMP)
 $(SECAGG_PEERS_STAMP): benchmarks/secagg/peers.txt
 	test -x $(SECAGG_PEERS)/bin/python || $(PYTHON) -m venv $(SECAGG_PEERS)
 	$(SECAGG_PEERS)/bin/python -m pip install --quiet -r $< && touch $@ || echo "going on without peers"
+
+# Neither peer can stand beside primia (older numpy, a broken list of dependencies), nor beside the other.
+bench-inference: $(STAMP) .venv-bench-crypten/.installed .venv-bench-spu/.installed
+	$(BIN)/python -m benchmarks.inference.run $(BENCH_ARGS)
+
+.venv-bench-crypten/.installed:
+	$(PYTHON) -m venv .venv-bench-crypten
+	.venv-bench-crypten/bin/python -m pip install --quiet torch==2.13.0 torchvision==0.28.0 numpy omegaconf onnx pyyaml pandas scipy future scikit-learn \
+	    && .venv-bench-crypten/bin/python -m pip install --quiet --no-deps crypten==0.4.1 && touch $@ || echo "going on without CrypTen"
+
+# SPU has wheels for Python 3.10 and 3.11.
+.venv-bench-spu/.installed:
+	$(PYTHON) -m venv .venv-bench-spu
+	.venv-bench-spu/bin/python -m pip install --quiet spu==0.9.5 && touch $@ || echo "going on without SPU"
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) $(SECAGG_PEERS) build dist *.egg-info
