@@ -38,6 +38,8 @@ from primia.types import Digest, sha256
 from primia.wire.inference_client import DealerLink, ModelLink
 from primia.wire.inference_handler import Batch, Description, Hello, Terms
 
+_TRIES = 5
+
 Progress = Callable[[str, float], None]
 """What is being done, and which part of it is done (0 to 1)."""
 
@@ -215,7 +217,8 @@ class DataOwner:
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
             for old in path.parent.iterdir():
-                old.unlink(missing_ok=True)
+                if not old.name.startswith(path.name):  # another process may fetch the same
+                    old.unlink(missing_ok=True)
             with part.open("xb") as file:
                 self._link.fetch_given(
                     self._description.given,
@@ -328,17 +331,18 @@ class DataOwner:
             begun = self.store.begin(program, size)
             if begun is not None:
                 return begun
-        try:
-            self.stock(1, films)
-        except Unreachable as err:
-            raise Unreachable(
-                f"no session for {films} film{'s' * (films > 1)} is stocked here, and none can be "
-                f"dealt now: {err}"
-            ) from err
-        begun = self.store.begin(program, films)
-        if begun is None:
-            raise StateError("another process used what was dealt for this one; ask again")
-        return begun
+        for _ in range(_TRIES):  # another process may begin what was dealt for this one
+            try:
+                self.stock(1, films)
+            except Unreachable as err:
+                raise Unreachable(
+                    f"no session for {films} film{'s' * (films > 1)} is stocked here, and none can "
+                    f"be dealt now: {err}"
+                ) from err
+            begun = self.store.begin(program, films)
+            if begun is not None:
+                return begun
+        raise StateError("other processes used all that was dealt for this one; ask again")
 
     def _predict(self, begun: Begun, films: Integers) -> Prediction:
         assert self._link is not None

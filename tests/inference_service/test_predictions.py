@@ -211,6 +211,16 @@ def test_two_asks_at_once_use_two_sessions(world: World) -> None:
     assert world.book.stocked() == {}
 
 
+def test_two_first_asks_at_once_both_fetch_what_they_need(world: World) -> None:
+    def one(_: int) -> list[int]:
+        with world.owner() as owner:
+            return ask(owner)
+
+    with ThreadPoolExecutor(3) as pool:
+        assert len(list(pool.map(one, range(3)))) == 3
+    assert len(list((world.root / "hospital" / "given").iterdir())) == 1
+
+
 def test_a_query_budget_ends_and_outlives_a_restart(bare: World) -> None:
     bare.enrol("hospital", films=2)
     with bare.owner() as owner:
