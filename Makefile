@@ -10,7 +10,7 @@ SECAGG_PEERS_STAMP := $(SECAGG_PEERS)/.installed
 PRIMIA_DATA ?= ../shared/data
 export PRIMIA_DATA
 
-.PHONY: install bench bench-dp bench-secagg bench-noise bench-rounds bench-inference inference-truncations demo test faultsim test-slow test-mutations test-faults kill-loop lint types format protos wheelhouse bundle compose-demo compose-chaos compose-test compose-down clean
+.PHONY: install bench bench-dp bench-secagg bench-noise bench-rounds bench-inference inference-films inference-truncations demo test faultsim test-slow test-mutations test-faults kill-loop lint types format protos wheelhouse bundle compose-demo compose-chaos compose-test compose-down clean
 
 install: $(STAMP)
 
@@ -84,6 +84,9 @@ bench-rounds: $(STAMP)
 
 inference-truncations: $(STAMP)
 	$(BIN)/python -m benchmarks.inference.truncations $(BENCH_ARGS)
+
+inference-films: $(STAMP)
+	$(BIN)/python -m benchmarks.inference.films $(BENCH_ARGS)
 
 bench-secagg: $(STAMP) $(SECAGG_PEERS_STAMP)
 	$(BIN)/python -m benchmarks.secagg.run $(BENCH_ARGS)
