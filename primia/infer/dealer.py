@@ -41,6 +41,7 @@ WAITS_S = 900.0
 
 MOST_FILMS = 64  # in one session
 _MOST_BATCHES = 100  # at once
+_MOST_OF_ONE = 10  # of one data owner, so that it keeps nobody else waiting
 
 
 @dataclass
@@ -108,6 +109,12 @@ class DealerService:
             if len(self._batches) >= _MOST_BATCHES:
                 raise TooManyCalls(
                     f"this dealer has {_MOST_BATCHES} batches that nobody collected; try later"
+                )
+            own = sum(w.data_owner == order.data_owner for w in self._batches.values())
+            if own >= _MOST_OF_ONE:
+                raise TooManyCalls(
+                    f"{order.data_owner.name} left {_MOST_OF_ONE} batches at this dealer; those "
+                    f"not collected are dropped after {WAITS_S / 60:.0f} minutes: try later"
                 )
             self._batches[batch] = waiting
         binding = Binding(

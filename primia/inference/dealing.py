@@ -28,7 +28,7 @@ from primia.inference.ops.segments import deal_segments, tanh_table
 from primia.inference.prg import Prg
 from primia.inference.program import Program
 from primia.inference.ring import encode
-from primia.inference.walk import Walk, finished, input_label
+from primia.inference.walk import Walk, finished, input_label, input_labels
 from primia.inference.weighted import product, weight_mask
 
 
@@ -99,7 +99,8 @@ class _Dealing(Walk):
                     self._narrow(source)
             self._node(number)
             for used in finished(self.program, number):
-                self.inputs.pop(input_label(used), None)
+                for label in input_labels(used):
+                    self.inputs.pop(label, None)
             yield self.dealer.corrections()
         self._answer()
         yield self.dealer.corrections()
@@ -132,7 +133,8 @@ class _Dealing(Walk):
                 self._weighted(number, f"{number}/norm", number)
                 del self.inputs[f"{number}/norm"]
             case Conv2d() | Linear() | Affine():
-                self._weighted(number, input_label(node.inputs[0]), node.inputs[0])
+                source = node.inputs[0]
+                self._weighted(number, input_label(source, place.narrow), source)
             case _:
                 pass
 

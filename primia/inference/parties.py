@@ -15,6 +15,7 @@ import numpy as np
 from primia.errors import DataError
 from primia.inference.bits import Words
 from primia.inference.correlations import Corrections, DataSource, ModelSource, Party
+from primia.inference.layout import layout
 from primia.inference.messages import Prediction, Step, receive, send
 from primia.inference.operations import (
     Add,
@@ -38,7 +39,7 @@ from primia.inference.ops.pool import average_pool, max_pool
 from primia.inference.ops.rectify import Profile, rectify
 from primia.inference.ops.segments import segments, tanh_table
 from primia.inference.program import Integers, Program, Weights
-from primia.inference.walk import Walk, finished, input_label
+from primia.inference.walk import Walk, finished, input_label, input_labels
 from primia.inference.weighted import HEAVY, Masked, product, wide_bias
 
 Received = bytes | bytearray | memoryview
@@ -98,17 +99,19 @@ def prepare_products(
 ) -> Iterator[bytes]:
     """The data party's V r0 of all convolutions and linear layers: its work without a film."""
     source = DataSource(seed)
-    masks: dict[int, Words] = {}
+    masks: dict[str, Words] = {}
+    places = layout(program)
     for number, node in enumerate(program.nodes):
         if isinstance(node.op, HEAVY):
-            source_node = node.inputs[0]
-            if source_node not in masks:
-                shape = (films, *program.nodes[source_node].shape)
-                masks[source_node] = source.mask(input_label(source_node), shape)
+            label = input_label(node.inputs[0], places[number].narrow)
+            if label not in masks:
+                shape = (films, *program.nodes[node.inputs[0]].shape)
+                masks[label] = source.mask(label, shape)
             v = given[f"{node.name}.weight"]
-            yield product(node.op, v, masks[source_node]).tobytes()
+            yield product(node.op, v, masks[label]).tobytes()
         for used in finished(program, number):
-            masks.pop(used, None)
+            for label in input_labels(used):
+                masks.pop(label, None)
 
 
 class _Work(Walk):
@@ -135,7 +138,8 @@ class _Work(Walk):
             for used in finished(self.program, number):
                 self.values.pop(used, None)
                 self.narrowed.pop(used, None)
-                self.masked.pop(input_label(used), None)
+                for label in input_labels(used):
+                    self.masked.pop(label, None)
         answer = yield from self._answer()
         return answer
 
@@ -177,7 +181,8 @@ class _Work(Walk):
             case Flatten():
                 out = x
             case _:
-                out = yield from self._weighted(number, input_label(node.inputs[0]), x)
+                taken = input_label(node.inputs[0], place.narrow)
+                out = yield from self._weighted(number, taken, x)
         return out.reshape(shape)
 
     def _weighted(self, number: int, label: str, x: Words) -> Generator[Step, Received, Words]:

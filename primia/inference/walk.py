@@ -51,9 +51,17 @@ class Walk:
         return comparison(bound, self.scale_in(number), self.profile)
 
 
-def input_label(source: int) -> str:
-    """All layers that take a value share one mask of it."""
-    return f"{source}/input"
+def input_label(source: int, narrow: bool) -> str:
+    """All layers that take a value as wide as each other share one mask of it.
+
+    Truncated first (`narrow`) it is another value, and has a mask of its own.
+    """
+    return f"{source}/narrow-input" if narrow else f"{source}/input"
+
+
+def input_labels(source: int) -> tuple[str, str]:
+    """Both that a value may have."""
+    return input_label(source, narrow=False), input_label(source, narrow=True)
 
 
 def finished(program: Program, number: int) -> list[int]:
