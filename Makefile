@@ -10,7 +10,7 @@ SECAGG_PEERS_STAMP := $(SECAGG_PEERS)/.installed
 PRIMIA_DATA ?= ../shared/data
 export PRIMIA_DATA
 
-.PHONY: install bench bench-dp bench-secagg bench-noise bench-rounds bench-inference inference-films inference-truncations demo test faultsim test-slow test-mutations test-faults kill-loop lint types format protos wheelhouse bundle compose-demo compose-chaos compose-test compose-down clean
+.PHONY: install bench bench-dp bench-secagg bench-noise bench-rounds bench-inference inference-films inference-truncations demo test faultsim test-slow test-mutations test-faults kill-loop lint types format protos wheelhouse bundle compose-demo compose-chaos infer-compose-demo compose-test compose-down clean
 
 install: $(STAMP)
 
@@ -139,9 +139,14 @@ compose-demo: wheelhouse
 compose-chaos: wheelhouse
 	$(PYTHON) docker/simulation/chaos.py
 
+# Encrypted prediction: model owner, dealer and a hospital; answers are compared with plain ones.
+infer-compose-demo: wheelhouse
+	PYTHONPATH=. $(BIN)/python docker/simulation/prediction.py
+
 compose-test: $(STAMP)
 	$(BIN)/python -m pytest -m docker
 
 compose-down:
 	$(PYTHON) docker/simulation/demo.py down
 	$(PYTHON) docker/simulation/chaos.py down
+	$(PYTHON) docker/simulation/prediction.py down

@@ -48,6 +48,7 @@ def enrol(
 ) -> None:
     """Make this site's key, have it certified, and remember whom to trust."""
     from primia.errors import ConfigError
+    from primia.identity.code_file import read_code_file
     from worker import home
 
     if once and home.is_enrolled(state):
@@ -56,7 +57,7 @@ def enrol(
     if bool(code) == (code_file is not None):
         raise ConfigError("give the code of the invitation, or --code-file, and not both")
     if code_file is not None:
-        code = home.read_code_file(code_file, wait)
+        code = read_code_file(code_file, wait)
     identity, found = home.enrol(state, code, fingerprint, again=again)
     out.print(f"[green]enrolled[/] as {identity.site} at {identity.address}", soft_wrap=True)
     out.print(f"authority {found}", soft_wrap=True)

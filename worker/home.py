@@ -8,7 +8,6 @@ STATE/worker.db  STATE/ledger.db  STATE/blobs/  STATE/split.key  STATE/lock
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from primia.errors import ConfigError, IdentityError, StateError
+from primia.errors import IdentityError, StateError
 from primia.identity import keyfile
 from primia.identity.certificate import (
     Role,
@@ -37,7 +36,6 @@ from primia.types import SiteId
 from primia.wire.channel import ClientTls
 from worker.state import WorkerState
 
-_LONGEST_CODE = 4096
 _EMPTY = "nobody enrolled here; run: primia-worker enrol CODE --state "
 
 
@@ -116,20 +114,6 @@ def enrol(
 def is_enrolled(folder: Path) -> bool:
     """Does `folder` hold an identity? The certificate is what enrolment stores last."""
     return (folder / "identity" / "site.pem").exists()
-
-
-def read_code_file(file: Path, wait_s: float) -> str:
-    """The code in `file`, which may take `wait_s` to appear. Raises ConfigError."""
-    until = time.monotonic() + wait_s
-    while not file.exists() and time.monotonic() < until:
-        time.sleep(0.2)
-    try:
-        with file.open("rb") as opened:
-            return opened.read(_LONGEST_CODE).decode("ascii")
-    except OSError as err:
-        raise ConfigError(f"cannot read {file}: {err.strerror}; give the file of the code") from err
-    except UnicodeDecodeError as err:
-        raise ConfigError(f"{file} holds no invitation code; give the file that was sent") from err
 
 
 def _check_same_site(folder: Path, invitation: Invitation) -> None:

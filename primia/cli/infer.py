@@ -33,6 +33,9 @@ State = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Once = Annotated[
+    bool, typer.Option("--once", help="For scripts: well if this was done before, and no change.")
+]
 HERE = Path("infer-state")
 
 
@@ -40,10 +43,17 @@ HERE = Path("infer-state")
 def init(
     service: Annotated[str, typer.Argument(help="Name of the service: a-z, 0-9, hyphens.")],
     state: State = HERE,
+    once: Once = False,
 ) -> None:
     """Model owner: make the authority that certifies data owners and the dealer."""
-    from primia.infer.home import initialise
+    from primia.infer.home import initialise, made_before
 
+    found = made_before(state, service) if once else None
+    if found is not None:
+        out.print(
+            f"the authority of {service} is there already; fingerprint {found}", soft_wrap=True
+        )
+        return
     fingerprint = initialise(state, service)
     out.print(f"[green]made[/] the authority of {service} in {state}", soft_wrap=True)
     out.print(f"fingerprint {fingerprint}", soft_wrap=True)
@@ -65,11 +75,15 @@ def invite(
     per_day: Annotated[
         int | None, typer.Option(min=0, help="And in any 24 hours (usually 200 films).")
     ] = None,
+    once: Once = False,
     json: Json = False,
 ) -> None:
     """Model owner: print a one-time code for a data owner or the dealer."""
     from primia.infer import home
 
+    if once and home.has_certificate(state, role, _name(name)):
+        out.print(f"{name} is enrolled already; nobody was invited", soft_wrap=True)
+        return
     invitation, fingerprint = home.invite(
         state, role, _name(name), address, films=films, per_day=per_day
     )
@@ -137,12 +151,20 @@ def enrol(
         str | None,
         typer.Option(help="Data owner: the dealer's, as heard from the dealer by telephone."),
     ] = None,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the file to appear.")] = 0,
+    once: Annotated[
+        bool, typer.Option("--once", help="For scripts: well if this folder is enrolled already.")
+    ] = False,
 ) -> None:
     """Data owner or dealer: turn a code into an identity."""
     from primia.identity.certificate import fingerprint as mark
+    from primia.identity.code_file import read_code_file
     from primia.infer import home
 
-    own = home.enrol(state, home.read_code_file(code_file), fingerprint, dealer=dealer_fingerprint)
+    if once and home.is_enrolled(state):
+        out.print(f"enrolled already, in {state.resolve()}", soft_wrap=True)
+        return
+    own = home.enrol(state, read_code_file(code_file, wait), fingerprint, dealer=dealer_fingerprint)
     out.print(f"[green]enrolled[/] as {own.identity}", soft_wrap=True)
     out.print(f"the authority's fingerprint: {mark(own.authority)}", soft_wrap=True)
     if own.identity.role.value == "dealer":

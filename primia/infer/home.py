@@ -40,7 +40,6 @@ from primia.wire.channel import ClientTls
 AUTHORITY_DAYS = 3650
 CERTIFICATE_DAYS = 825
 INVITATION_DAYS = 14
-_LONGEST_CODE = 4096
 
 ROLE_NAMES = {"data-owner": Role.SITE, "dealer": Role.DEALER}
 """As `primia infer invite` takes them."""
@@ -98,6 +97,26 @@ def initialise(folder: Path, service: str) -> str:
         store.note("service", service)
         store.close()
     return made.fingerprint
+
+
+def made_before(folder: Path, service: str) -> str | None:
+    """The fingerprint of the authority that `folder` holds for `service`; None for a new folder.
+
+    Raises ConfigError when the folder was made for another service.
+    """
+    if not (folder / "model-owner.db").exists():
+        return None
+    store = ModelStore(folder)
+    try:
+        known = store.noted("service")
+        if known is not None and known != service:
+            raise ConfigError(
+                f"{folder} was made for the service {known!r}; give {service} its own folder"
+            )
+        valid = [] if known is None else store.valid_authorities()
+        return fingerprint(from_pem(valid[0].certificate)) if valid else None
+    finally:
+        store.close()
 
 
 def open_model(folder: Path) -> tuple[ModelStore, Own]:
@@ -171,6 +190,16 @@ def invite(
     return made, fingerprint(own.authority)
 
 
+def has_certificate(folder: Path, role: str, name: SiteId) -> bool:
+    """Is `name` enrolled in that role, and not struck? Raises StateError."""
+    store, _ = open_model(folder)
+    try:
+        enrolled = any(s.site == name and s.struck_at is None for s in store.sites())
+        return enrolled and (store.noted("dealer") == name) == (role == "dealer")
+    finally:
+        store.close()
+
+
 def write_code(invitation: Invitation, file: Path) -> None:
     """The secret code to a file that only its owner reads. Raises StateError."""
     keyfile.store(file, invitation.code().encode("ascii") + b"\n")
@@ -207,7 +236,7 @@ def enrol(folder: Path, code: str, expected: str | None, *, dealer: str | None =
         raise IdentityError(f"{dealer!r} is not a fingerprint, which has 32 pairs such as ab:0c:…")
     with StateFolder(folder):
         identity = folder / "identity"
-        if (identity / "own.pem").exists() or (folder / "model-owner.db").exists():
+        if is_enrolled(folder) or (folder / "model-owner.db").exists():
             raise StateError(f"{folder} belongs to somebody already; choose another --state folder")
         path = identity / "own.key"
         # The key is on disk before it is certified: a reply that gets lost can be asked for again.
@@ -237,10 +266,15 @@ def enrol(folder: Path, code: str, expected: str | None, *, dealer: str | None =
     return load(folder, who.role)
 
 
+def is_enrolled(folder: Path) -> bool:
+    """Does `folder` hold an identity? The certificate is what enrolment stores last."""
+    return (folder / "identity" / "own.pem").exists()
+
+
 def load(folder: Path, role: Role) -> Own:
     """Read an enrolled identity back and check it. Raises IdentityError or StateError."""
     called = CALLED.get(role, "data owner")
-    if not (folder / "identity" / "own.pem").exists():
+    if not is_enrolled(folder):
         raise StateError(
             f"nobody enrolled in {folder}; run: primia infer enrol CODE-FILE --state {folder}"
         )
@@ -255,17 +289,6 @@ def load(folder: Path, role: Role) -> Own:
     address = store.noted("address") or ""
     store.close()
     return Own(who, certificate, root, key, address)
-
-
-def read_code_file(file: Path) -> str:
-    """The code in `file`. Raises ConfigError."""
-    try:
-        with file.open("rb") as opened:
-            return opened.read(_LONGEST_CODE).decode("ascii")
-    except OSError as err:
-        raise ConfigError(f"cannot read {file}: {err.strerror}; give the file of the code") from err
-    except UnicodeDecodeError as err:
-        raise ConfigError(f"{file} holds no invitation code; give the file that was sent") from err
 
 
 def plain(text: str) -> str:
