@@ -16,6 +16,7 @@ from safetensors.numpy import save
 
 from primia.errors import (
     BudgetExhausted,
+    ConfigError,
     IdentityError,
     PeerError,
     PrimiaError,
@@ -32,6 +33,7 @@ from primia.infer.dealer import MOST_FILMS, noise_of
 from primia.infer.engine import Engine
 from primia.infer.home import Own
 from primia.infer.model_store import ModelStore
+from primia.inference.operations import Linear
 from primia.inference.program import Program, Weights, to_json
 from primia.types import Digest, SiteId, sha256
 from primia.wire.handler import Enrolment
@@ -44,6 +46,7 @@ from primia.wire.server import ServerTls
 log = structlog.get_logger()
 
 AT_ONCE = 2  # predictions; each takes the memory of one, and the cores are shared
+NOISE_SHARE = 6.0  # of a bound, which is four times the largest logit seen: beyond it in 1 of 10^5
 QUEUE_S = 60.0  # another one waits so long for its turn
 
 
@@ -77,6 +80,21 @@ def prepare_serving(
     return Served(program, weights, seed, path, digest)
 
 
+def check_noise(program: Program, deviation: float) -> None:
+    """Raise ConfigError unless logits with such noise stay within what the protocol compares."""
+    last = program.nodes[-1]
+    if deviation and not isinstance(last.op, Linear):
+        raise ConfigError(
+            f"--noise: it is added in a linear layer, and this program ends in {last.name} "
+            f"({last.op.kind}); serve it without noise"
+        )
+    if deviation > last.bound / NOISE_SHARE:
+        raise ConfigError(
+            f"--noise {deviation:g}: the logits are compared up to {last.bound:g}, which leaves "
+            f"room for a deviation of {last.bound / NOISE_SHARE:.2g}; choose that or less"
+        )
+
+
 class ModelService:
     """See `primia.wire.inference_handler.ModelHandler`."""
 
@@ -90,7 +108,8 @@ class ModelService:
         dealer: str,
         terms: Terms = Terms(),  # noqa: B008  (frozen)
     ) -> None:
-        """dealer: host:port."""
+        """dealer: host:port. Raises ConfigError for noise that the program has no room for."""
+        check_noise(served.program, terms.noise)
         self._terms = terms
         self._folder = folder
         self._book = book

@@ -90,6 +90,9 @@ class InferenceServicer(Guarded, inference_pb2_grpc.InferenceServicer):
         path = self._handler.given()
         try:
             with path.open("rb") as file:
+                size = file.seek(0, 2)
+                if request.offset > size:
+                    raise PeerError(f"the weights have {size} bytes; {request.offset} is beyond")
                 offset = file.seek(request.offset)
                 while data := file.read(CHUNK):
                     yield fpb.Chunk(offset=offset, data=data)
