@@ -16,7 +16,7 @@ from tests.inference_service.conftest import World
 
 
 @pytest.mark.parametrize("stocked", [0, 1, 20])
-@pytest.mark.parametrize("terms", [Terms(), Terms(profile="wan"), Terms(noise=5.0)], ids=str)
+@pytest.mark.parametrize("terms", [Terms(), Terms(profile="wan"), Terms(noise=0.5)], ids=str)
 def test_a_film_is_answered_as_in_memory(tmp_path: Path, stocked: int, terms: Terms) -> None:
     world = World(tmp_path)
     world.terms = terms
