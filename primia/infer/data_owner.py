@@ -5,6 +5,7 @@ What can be said about a film or an answer is returned, never logged.
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +40,8 @@ from primia.wire.inference_client import DealerLink, ModelLink
 from primia.wire.inference_handler import Batch, Description, Hello, Terms
 
 _TRIES = 5
+_WORD = 8  # bytes of a masked weight
+_NAME = 512  # and what a file of tensors says of each, generously
 
 Progress = Callable[[str, float], None]
 """What is being done, and which part of it is done (0 to 1)."""
@@ -213,6 +216,12 @@ class DataOwner:
     def _fetch(self, path: Path) -> None:
         assert self._link is not None
         size = self._description.given_size
+        room = sum(_WORD * math.prod(shape) + _NAME for _, shape in self._weighted())
+        if size > room + _NAME:
+            raise PeerError(
+                f"the masked weights are said to have {size} bytes, and the program has room for "
+                f"{room}; nothing was fetched: tell the model owner's operator"
+            )
         part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -243,12 +252,14 @@ class DataOwner:
         began = time.monotonic()
         batch = b""
         with self._dealer_link() as dealer:  # its certificate is judged before anything is dealt
-            for stage in self._link.stock(self.program.digest, dealt, films):
+            discarded = self.store.untold()
+            for stage in self._link.stock(self.program.digest, dealt, films, discarded):
                 self._progress("dealing", stage.sessions / dealt)
                 self.costs.material.received = max(self.costs.material.received, stage.received)
                 batch = stage.batch or batch
             if not batch:
                 raise PeerError("the model owner's stream ended before its batch; stock again")
+            self.store.told(discarded)
             collected = dealer.collect(batch)
         ours = (self.program.digest, self._model, films, dealt)
         theirs = (

@@ -169,11 +169,7 @@ class DataStore(Book):
             ).fetchone()
             if row is None:
                 return None
-            untold = db.execute(
-                "SELECT session FROM sessions WHERE state = 'spent' AND told = 0 AND begun_at < ? "
-                "ORDER BY number LIMIT ?",
-                (self._clock() - _UNDER_WAY_S, _MOST_TOLD),
-            ).fetchall()
+            discarded = self._untold(db)
             taken = None
             if row["key"] is not None:
                 # Opened before another process may sweep it, deleted once the row is spent.
@@ -187,8 +183,20 @@ class DataStore(Book):
         self._db.scrub()
         if taken is not None:
             taken.delete()
-        discarded = tuple(r["session"] for r in untold)
         return Begun(**dict(row), taken=taken, discarded=discarded)
+
+    def untold(self) -> tuple[bytes, ...]:
+        """Sessions that are spent here without the model owner's knowledge."""
+        with self._db.transaction() as db:
+            return self._untold(db)
+
+    def _untold(self, db: sqlite3.Connection) -> tuple[bytes, ...]:
+        rows = db.execute(
+            "SELECT session FROM sessions WHERE state = 'spent' AND told = 0 AND begun_at < ? "
+            "ORDER BY number LIMIT ?",
+            (self._clock() - _UNDER_WAY_S, _MOST_TOLD),
+        ).fetchall()
+        return tuple(r["session"] for r in rows)
 
     def told(self, sessions: Iterable[bytes]) -> None:
         """The model owner knows that these are spent."""

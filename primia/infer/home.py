@@ -32,7 +32,7 @@ from primia.identity.certificate import (
 from primia.identity.invitation import Invitation, read_code
 from primia.infer.data_store import DataStore
 from primia.infer.dealer_store import DealerStore
-from primia.infer.model_store import Budget, ModelStore
+from primia.infer.model_store import ModelStore
 from primia.storage.folder import StateFolder
 from primia.types import SiteId
 from primia.wire.channel import ClientTls
@@ -203,19 +203,6 @@ def has_certificate(folder: Path, role: str, name: SiteId) -> bool:
 def write_code(invitation: Invitation, file: Path) -> None:
     """The secret code to a file that only its owner reads. Raises StateError."""
     keyfile.store(file, invitation.code().encode("ascii") + b"\n")
-
-
-def budgets(folder: Path) -> dict[SiteId, Budget]:
-    """The query budget of everybody who was ever enrolled as a data owner."""
-    store, _ = open_model(folder)
-    try:
-        dealer = store.noted("dealer")
-        return {s.site: store.budget(s.site) for s in store.sites() if s.site != dealer}
-    finally:
-        store.close()
-
-
-# --- data owner and dealer -----------------------------------------------------------------------
 
 
 def enrol(folder: Path, code: str, expected: str | None, *, dealer: str | None = None) -> Own:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,13 +15,11 @@ from cryptography.hazmat.primitives import serialization
 from safetensors.numpy import save
 
 from primia.errors import (
-    BudgetExhausted,
     ConfigError,
     IdentityError,
     PeerError,
     PrimiaError,
     StateError,
-    TooManyCalls,
 )
 from primia.identity import authority
 from primia.identity.certificate import Identity, Role, fingerprint, to_pem
@@ -33,6 +31,7 @@ from primia.infer.dealer import MOST_FILMS, noise_of
 from primia.infer.engine import Engine
 from primia.infer.home import Own
 from primia.infer.model_store import ModelStore
+from primia.infer.turns import Turns
 from primia.inference.operations import Linear
 from primia.inference.program import Program, Weights, to_json
 from primia.types import Digest, SiteId, sha256
@@ -45,9 +44,10 @@ from primia.wire.server import ServerTls
 
 log = structlog.get_logger()
 
-AT_ONCE = 2  # predictions; each takes the memory of one, and the cores are shared
-NOISE_SHARE = 6.0  # of a bound, which is four times the largest logit seen: beyond it in 1 of 10^5
-QUEUE_S = 60.0  # another one waits so long for its turn
+HELD_S = 3600.0  # a batch that was not opened by then never will be
+NOISE_SHARE = 8.0
+"""Of a bound. A quarter of the bound is the largest logit that was seen when the model was
+prepared, and the noise passes no six deviations: together they stay within."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,8 @@ class ModelService:
         self._engine = engine
         self._dealer = dealer
         self._text = to_json(served.program)
-        self._turns = threading.Semaphore(AT_ONCE)
+        self._turns = Turns()
+        self._held: dict[bytes, float] = {}  # batches that are to be opened, and since when
         self._seldom = Seldom()
         book.sweep(served.program.digest, str(terms))
 
@@ -200,8 +201,11 @@ class ModelService:
         program: Digest,
         sessions: int,
         films: int,
+        discarded: tuple[bytes, ...] = (),
     ) -> Iterator[Stocked]:
         """Have the dealer deal, and put each session on disk as it comes."""
+        self._drop_unopened()
+        self._book.discard(identity.site, discarded)
         self._check_program(program)
         if not 0 < sessions <= MOST_SESSIONS or not 0 < films <= MOST_FILMS:
             raise PeerError(
@@ -209,8 +213,6 @@ class ModelService:
                 f"{MOST_FILMS} can be stocked at once"
             )
         site = identity.site
-        if self._book.budget(site).left == 0:
-            raise BudgetExhausted(f"the query budget of {site} is spent; nothing was stocked")
         pinned = self._dealer_certificate()
         if not pinned:
             raise StateError("no dealer is enrolled; invite one: primia infer invite dealer NAME")
@@ -220,7 +222,7 @@ class ModelService:
             data_owner=identity,
             fingerprint=fingerprint(certificate),
             films=films,
-            numbers=self._book.order(site, self._served.program.digest, films, sessions),
+            numbers=self._book.order(site, program, films, sessions, opened_of(sessions)),
             terms=self._terms,
         )
         keys: dict[bytes, bytes] = {}
@@ -239,10 +241,18 @@ class ModelService:
         except BaseException:
             for session in keys:
                 self._book.path(session).unlink(missing_ok=True)
+            self._book.cancel(order.numbers)
             raise
         self._book.hold(batch, keys)
+        self._held[batch.batch] = time.monotonic()
         log.info("stocked", site=site, sessions=len(keys), bytes=received)
         yield Stocked(len(keys), received, batch.batch)
+
+    def _drop_unopened(self) -> None:
+        """Who ordered these was stopped before it opened them."""
+        for batch, since in list(self._held.items()):
+            if time.monotonic() - since > HELD_S and self._held.pop(batch, None) is not None:
+                self._book.drop_batch(batch)
 
     def open_sessions(self, identity: Identity, batch: bytes, opened: dict[bytes, bytes]) -> None:
         """Deal the opened sessions again, and compare with what came."""
@@ -280,6 +290,7 @@ class ModelService:
                     "it, is faulty; the whole batch was discarded, tell the dealer's operator"
                 )
         self._book.release(site, batch, opened)
+        self._held.pop(batch, None)
 
     # --- predictions ---------------------------------------------------------------------------
 
@@ -291,11 +302,7 @@ class ModelService:
         if not 0 < hello.films <= MOST_FILMS:
             raise PeerError(f"{hello.films} films in one session; at most {MOST_FILMS}")
         self._book.check_budget(site, hello.films)
-        if not self._turns.acquire(timeout=QUEUE_S):
-            raise TooManyCalls(
-                f"the model owner answers {AT_ONCE} predictions at once and is busy; ask later"
-            )
-        try:
+        with self._turns.turn(site):
             held, taken = self._book.begin(site, hello)
             outcome = "broken"
             try:
@@ -318,8 +325,6 @@ class ModelService:
             finally:
                 taken.close()
                 log.info("prediction_ended", site=site, number=held.number, outcome=outcome)
-        finally:
-            self._turns.release()
 
     def _check_program(self, program: Digest) -> None:
         if program != self._served.program.digest:

@@ -162,9 +162,24 @@ class ModelStore(Roster):
 
     # --- sessions ----------------------------------------------------------------------------
 
-    def order(self, site: SiteId, program: Digest, films: int, sessions: int) -> tuple[int, ...]:
-        """Numbers for sessions of a batch; a number is given once, whatever becomes of it."""
+    def order(
+        self, site: SiteId, program: Digest, films: int, sessions: int, opened: int
+    ) -> tuple[int, ...]:
+        """Numbers for sessions of a batch; a number is given once, whatever becomes of it.
+
+        opened: how many of them are for the check only. Raises BudgetExhausted when more would be
+        stocked than may be asked, but for one session: material of a film takes a disk's space.
+        """
         with self._db.transaction() as db:
+            left = self._budget(db, site).left
+            stocked = self._films_stocked(db, site)
+            if left == 0 or stocked + (sessions - opened - 1) * films > left:
+                raise BudgetExhausted(
+                    f"{site} has material for {stocked} films stocked and may ask about {left}: "
+                    f"{(sessions - opened) * films} more are too many. Stock fewer, discard what "
+                    "is stocked (primia infer stock 0 --discard), or have the model owner raise "
+                    f"the query budget: primia infer budget {site} --films N"
+                )
             numbers = []
             for _ in range(sessions):
                 done = db.execute(
@@ -174,6 +189,21 @@ class ModelStore(Roster):
                 )
                 numbers.append(int(done.lastrowid or 0))
         return tuple(numbers)
+
+    def _films_stocked(self, db: sqlite3.Connection, site: SiteId) -> int:
+        found = db.execute(
+            "SELECT coalesce(sum(films), 0) FROM sessions WHERE site = ? AND state <> 'spent'",
+            (site,),
+        ).fetchone()
+        return int(found[0])
+
+    def cancel(self, numbers: Iterable[int]) -> None:
+        """The sessions of these numbers were never held: their dealing broke off."""
+        with self._db.transaction() as db:
+            db.executemany(
+                "UPDATE sessions SET state = 'spent' WHERE number = ? AND state = 'ordered'",
+                [(number,) for number in numbers],
+            )
 
     def path(self, session: bytes) -> Path:
         """Where the material of a session is."""
@@ -257,13 +287,13 @@ class ModelStore(Roster):
         return Held(**{n: row[n] for n in names}), taken
 
     def discard(self, site: SiteId, sessions: Iterable[bytes]) -> None:
-        """Sessions that the data owner began and we never heard of."""
+        """Sessions that the data owner will not use: begun without us, or thrown away."""
         with self._db.transaction() as db:
             ours = [
                 s
                 for s in sessions
                 if db.execute(
-                    "SELECT 1 FROM sessions WHERE session = ? AND site = ? AND state = 'fresh'",
+                    "SELECT 1 FROM sessions WHERE session = ? AND site = ? AND state <> 'spent'",
                     (s, site),
                 ).fetchone()
             ]
@@ -281,6 +311,7 @@ class ModelStore(Roster):
         same = self.noted("terms") in {None, terms}
         self.note("terms", terms)
         with self._db.transaction() as db:
+            db.execute("UPDATE sessions SET state = 'spent' WHERE state = 'ordered'")
             rows = db.execute(
                 "SELECT session FROM sessions WHERE session IS NOT NULL AND (state = 'held' OR "
                 "(state = 'fresh' AND (program <> ? OR NOT ?)))",

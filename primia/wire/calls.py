@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
 import structlog
@@ -44,12 +44,12 @@ def only(role: Role, *, streams: str = "", idle_s: float = 0.0) -> Callable[[Met
 
     def mark(method: Method) -> Method:
         @functools.wraps(method)
-        def unary(self: Guarded, request: Any, context: grpc.ServicerContext) -> Any:
+        def unary(self: Guarded[Any], request: Any, context: grpc.ServicerContext) -> Any:
             with _answered(context, self.called), self.calling(context, role) as caller:
                 return method(self, caller, single(request))
 
         @functools.wraps(method)
-        def up(self: Guarded, request: Any, context: grpc.ServicerContext) -> Any:
+        def up(self: Guarded[Any], request: Any, context: grpc.ServicerContext) -> Any:
             with (
                 _answered(context, self.called),
                 self.calling(context, role) as caller,
@@ -58,7 +58,7 @@ def only(role: Role, *, streams: str = "", idle_s: float = 0.0) -> Callable[[Met
                 return method(self, caller, watched(request, watch))
 
         @functools.wraps(method)
-        def down(self: Guarded, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        def down(self: Guarded[Any], request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             with (
                 _answered(context, self.called),
                 self.calling(context, role) as caller,
@@ -67,7 +67,7 @@ def only(role: Role, *, streams: str = "", idle_s: float = 0.0) -> Callable[[Met
                 yield from watched(method(self, caller, single(request)), watch)
 
         @functools.wraps(method)
-        def both(self: Guarded, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        def both(self: Guarded[Any], request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             with (
                 _answered(context, self.called),
                 self.calling(context, role) as caller,
@@ -120,19 +120,22 @@ class Doorkeeper(Protocol):
         """A call was refused, by its certificate or by `authorise`; `caller` is only a claim."""
 
 
-class Guarded:
-    """A service whose methods are marked with `only`."""
+Handler = TypeVar("Handler", bound=Doorkeeper)
+
+
+class Guarded(Generic[Handler]):
+    """A service whose methods are marked with `only`; `handler` decides and answers."""
 
     called = "coordinator"  # what messages call this server
 
     def __init__(
         self,
-        keeper: Doorkeeper,
+        handler: Handler,
         roots: Callable[[], tuple[x509.Certificate, ...]],
         now: Callable[[], datetime],
     ) -> None:
         """roots: the authorities that are valid now, asked at every call."""
-        self._keeper = keeper
+        self._handler = handler
         self._roots = roots
         self._now = now
         self._gate = Gate(called=self.called)
@@ -150,13 +153,13 @@ class Guarded:
                 identity, certificate = self._authenticate(context, role)
                 limits = ENROL_LIMITS if role is Role.ENROL else SITE_LIMITS
                 running.enter_context(self._gate.passing(str(identity), limits))
-                self._keeper.authorise(identity, certificate)
+                self._handler.authorise(identity, certificate)
             except (IdentityError, TooManyCalls) as err:
                 if (left_out := self._seldom.left_out()) is not None:
                     log.warning(
                         "call_refused", peer=context.peer(), reason=str(err), left_out=left_out
                     )
-                self._keeper.refused(_claimed(context), str(err))
+                self._handler.refused(_claimed(context), str(err))
                 raise
             yield identity, certificate
 

@@ -148,10 +148,15 @@ class ModelLink(_Link):
                 "try again, and tell its operator"
             )
 
-    def stock(self, program: Digest, sessions: int, films: int) -> Iterator[Stocked]:
+    def stock(
+        self, program: Digest, sessions: int, films: int, discarded: tuple[bytes, ...] = ()
+    ) -> Iterator[Stocked]:
         """Have a batch dealt; the last one has its id."""
         request = pb.StockRequest(
-            program_hash=bytes.fromhex(program), sessions=sessions, films=films
+            program_hash=bytes.fromhex(program),
+            sessions=sessions,
+            films=films,
+            discarded=discarded,
         )
         with self._stream(self._stub.Stock(request)) as replies:
             for reply in replies:

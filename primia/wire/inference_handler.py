@@ -150,8 +150,9 @@ class ModelHandler(Doorkeeper, Protocol):
         program: Digest,
         sessions: int,
         films: int,
+        discarded: tuple[bytes, ...] = (),
     ) -> Iterator[Stocked]:
-        """Have a batch dealt and keep our part of it."""
+        """Let go of what is `discarded`; then have a batch dealt and keep our part of it."""
 
     def open_sessions(self, identity: Identity, batch: bytes, opened: dict[bytes, bytes]) -> None:
         """Check the opened sessions, by the data owner's seeds; then the others may be used."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from datetime import datetime
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
-
-from cryptography import x509
 
 from primia.errors import PeerError, StateError
 from primia.identity.certificate import Identity, Role
@@ -33,22 +31,17 @@ from primia.wire.v1 import inference_pb2 as pb
 STEP_S = 240.0
 """A prediction whose other party is silent for so long is given up; a data owner waits half."""
 
-_MOST_DISCARDED = 1000
+LONGEST_S = 1800.0
+"""A prediction takes no longer in all, however steadily its frames come."""
+
+MOST_DISCARDED = 1000
+"""Sessions that a data owner says at once it will not use."""
 
 
-class EnrolServicer(Guarded, federation_pb2_grpc.FederationServicer):
+class EnrolServicer(Guarded[ModelHandler], federation_pb2_grpc.FederationServicer):
     """Enrolment at the model owner, as at a coordinator; nothing else of that service is there."""
 
     called = "model owner"
-
-    def __init__(
-        self,
-        handler: ModelHandler,
-        roots: Callable[[], tuple[x509.Certificate, ...]],
-        now: Callable[[], datetime],
-    ) -> None:
-        super().__init__(handler, roots, now)
-        self._handler = handler
 
     @only(Role.ENROL)
     def Enrol(self, caller: Caller, request: fpb.EnrolRequest) -> fpb.EnrolReply:  # noqa: N802
@@ -56,19 +49,10 @@ class EnrolServicer(Guarded, federation_pb2_grpc.FederationServicer):
         return fpb.EnrolReply(certificate=reply.certificate, authority=reply.authority)
 
 
-class InferenceServicer(Guarded, inference_pb2_grpc.InferenceServicer):
+class InferenceServicer(Guarded[ModelHandler], inference_pb2_grpc.InferenceServicer):
     """The model owner's."""
 
     called = "model owner"
-
-    def __init__(
-        self,
-        handler: ModelHandler,
-        roots: Callable[[], tuple[x509.Certificate, ...]],
-        now: Callable[[], datetime],
-    ) -> None:
-        super().__init__(handler, roots, now)
-        self._handler = handler
 
     @only(Role.SITE)
     def Describe(self, caller: Caller, request: pb.DescribeRequest) -> pb.DescribeReply:  # noqa: N802, ARG002
@@ -107,6 +91,7 @@ class InferenceServicer(Guarded, inference_pb2_grpc.InferenceServicer):
             program=convert.digest(request.program_hash, "program"),
             sessions=request.sessions,
             films=request.films,
+            discarded=_discarded(request.discarded),
         )
         for stage in stages:
             yield pb.StockReply(
@@ -129,6 +114,7 @@ class InferenceServicer(Guarded, inference_pb2_grpc.InferenceServicer):
         if first is None or first.WhichOneof("body") != "hello":
             raise PeerError("a prediction that does not begin with its handshake")
         hello = _hello(first.hello)
+        until = time.monotonic() + LONGEST_S
         with self._handler.asking(caller[0], hello) as machine:
             yield pb.AskReply(accepted=pb.AskAccepted(number=hello.number))
             for piece in carry(
@@ -136,24 +122,15 @@ class InferenceServicer(Guarded, inference_pb2_grpc.InferenceServicer):
                 hello.session,
                 sends=MODEL_TO_DATA,
                 hears=DATA_TO_MODEL,
-                incoming=(_piece(message) for message in request),
+                incoming=(_piece(message, until) for message in request),
             ):
                 yield pb.AskReply(piece=piece)
 
 
-class DealerServicer(Guarded, inference_pb2_grpc.DealerServicer):
+class DealerServicer(Guarded[DealerHandler], inference_pb2_grpc.DealerServicer):
     """The dealer's."""
 
     called = "dealer"
-
-    def __init__(
-        self,
-        handler: DealerHandler,
-        roots: Callable[[], tuple[x509.Certificate, ...]],
-        now: Callable[[], datetime],
-    ) -> None:
-        super().__init__(handler, roots, now)
-        self._handler = handler
 
     @only(Role.MODEL, streams="down", idle_s=STEP_S)
     def Deal(self, caller: Caller, request: pb.DealRequest) -> Iterator[pb.DealReply]:  # noqa: N802
@@ -235,22 +212,30 @@ def terms(noise: float, profile: str) -> Terms:
         ) from err
 
 
-def _piece(message: Any) -> pb.Piece:
+def _piece(message: Any, until: float) -> pb.Piece:
+    if time.monotonic() > until:  # a trickle would hold the turn of another data owner
+        raise PeerError(
+            f"this prediction took over {LONGEST_S / 60:.0f} minutes; ask about fewer films at once"
+        )
     if message.WhichOneof("body") != "piece":
         raise PeerError("something else than a frame in the middle of a prediction")
     piece: pb.Piece = message.piece
     return piece
 
 
+def _discarded(sessions: Sequence[bytes]) -> tuple[bytes, ...]:
+    if len(sessions) > MOST_DISCARDED:
+        raise PeerError(f"{len(sessions)} sessions discarded at once; at most {MOST_DISCARDED}")
+    return tuple(exactly(s, SESSION_BYTES, "session") for s in sessions)
+
+
 def _hello(message: pb.AskHello) -> Hello:
-    if len(message.discarded) > _MOST_DISCARDED:
-        raise PeerError(f"{len(message.discarded)} sessions discarded at once")
     return Hello(
         program=convert.digest(message.program_hash, "program"),
         session=exactly(message.session, SESSION_BYTES, "session"),
         number=message.number,
         films=message.films,
-        discarded=tuple(exactly(d, SESSION_BYTES, "session") for d in message.discarded),
+        discarded=_discarded(message.discarded),
     )
 
 

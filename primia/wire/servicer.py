@@ -21,7 +21,7 @@ from primia.wire.v1 import federation_pb2 as pb
 from primia.wire.v1 import federation_pb2_grpc
 
 
-class FederationServicer(Guarded, federation_pb2_grpc.FederationServicer):
+class FederationServicer(Guarded[FederationHandler], federation_pb2_grpc.FederationServicer):
     """Adapter between gRPC and a `FederationHandler`."""
 
     def __init__(
@@ -32,7 +32,6 @@ class FederationServicer(Guarded, federation_pb2_grpc.FederationServicer):
     ) -> None:
         """roots: the authorities that are valid now, asked at every call."""
         super().__init__(handler, roots, now)
-        self._handler = handler
         self._uploads = Uploads(handler)
 
     @only(Role.ENROL)

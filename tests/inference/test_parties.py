@@ -28,6 +28,7 @@ from primia.inference.operations import (
 )
 from primia.inference.ops.rectify import Profile
 from primia.inference.parties import data_party, model_party, prepare_products
+from primia.inference.prg import Prg
 from primia.inference.program import Integers, Program
 from primia.inference.weighted import mask_weights
 from tests.inference.pair import drive, predict, run_program, seeds
@@ -196,7 +197,7 @@ def test_the_dealers_noise_is_on_the_logits_and_in_nobodys_seed() -> None:
     mask_seed, seed0, seed1 = seeds(0)
     given = dict(mask_weights(program, weights, mask_seed))
     found = []
-    for noise in (None, Noise(0.5, b"n" * 32), Noise(0.5, b"m" * 32)):
+    for noise in (None, Noise(0.5, b"n" * 32), Noise(0.5, b"k" * 32)):
         corrections = Corrections(deal(program, mask_seed, seed0, seed1, len(x), noise=noise))
         run = drive(
             data_party(program, given, seed0, x),
@@ -207,6 +208,22 @@ def test_the_dealers_noise_is_on_the_logits_and_in_nobodys_seed() -> None:
     assert 0.45 < added.std() < 0.55  # 1200 draws: five standard errors
     assert abs(added.mean()) < 0.075
     assert np.abs(found[2] - found[1]).min() > 0
+
+
+def test_the_dealers_noise_is_near_gaussian_and_never_passes_six_deviations() -> None:
+    drawn = Noise(2.0, b"n" * 32).draw((200_000,), 32).view(np.int64) / 2.0**32
+    assert abs(drawn.mean()) < 5 * 2 / 200_000**0.5  # 5 standard errors: 6 in 10^7 by chance
+    assert abs(drawn.std() / 2 - 1) < 5 / 400_000**0.5
+    # Of twelve uniform numbers: kurtosis 3 - 1.2 / 12 = 2.9, standard error 0.011.
+    assert abs((drawn**4).mean() / 16 - 2.9) < 0.1
+    assert np.abs(drawn).max() <= 12.0
+
+
+def test_the_dealers_noise_is_the_same_on_every_machine() -> None:
+    drawn = Noise(0.5, bytes(range(32))).draw((4,), 32).view(np.int64)
+    parts = Prg(bytes(range(32))).draw("noise", (12, 4)) >> np.uint64(48)
+    plain = [(sum(int(x) for x in column) - 393210) * 2**31 >> 16 for column in parts.T]
+    assert drawn.tolist() == plain
 
 
 @pytest.mark.parametrize("cut", [-8, 8])

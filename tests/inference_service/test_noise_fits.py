@@ -14,9 +14,9 @@ from tests.inference_service import toy
 def test_noise_has_to_fit_the_bound_of_the_logits() -> None:
     program = toy.program()
     check_noise(program, 0.0)
-    check_noise(program, 1000 / 6)
+    check_noise(program, 1000 / 8)
     with pytest.raises(ConfigError, match="choose that or less"):
-        check_noise(program, 1000 / 5)
+        check_noise(program, 1000 / 7)
 
 
 def test_noise_needs_a_linear_layer_at_the_end() -> None:

@@ -92,7 +92,7 @@ def test_sessions_of_another_version_are_discarded(tmp_path: Path) -> None:
 
 def model_with(folder: Path, count: int = 2) -> tuple[ModelStore, Batch]:
     store = ModelStore(folder)
-    numbers = store.order(SITE, PROGRAM, 1, count)
+    numbers = store.order(SITE, PROGRAM, 1, count, 0)
     made = batch(count, first=numbers[0])
     keys = {s.session: os.urandom(32) for s in made.sessions}
     for session, key in keys.items():

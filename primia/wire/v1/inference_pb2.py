@@ -25,55 +25,55 @@ _sym_db = _symbol_database.Default()
 from primia.wire.v1 import federation_pb2 as primia_dot_wire_dot_v1_dot_federation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eprimia/wire/v1/inference.proto\x12\x0eprimia.wire.v1\x1a\x1fprimia/wire/v1/federation.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xb7\x01\n\rDescribeReply\x12\x0f\n\x07program\x18\x01 \x01(\x0c\x12\r\n\x05given\x18\x02 \x01(\x0c\x12\x12\n\ngiven_size\x18\x03 \x01(\x04\x12\x0e\n\x06\x64\x65\x61ler\x18\x04 \x01(\t\x12\x1a\n\x12\x64\x65\x61ler_certificate\x18\x05 \x01(\x0c\x12\x12\n\nfilms_left\x18\x06 \x01(\x04\x12\x12\n\nmost_films\x18\x07 \x01(\r\x12\r\n\x05noise\x18\x08 \x01(\x01\x12\x0f\n\x07profile\x18\t \x01(\t\"E\n\x0cStockRequest\x12\x14\n\x0cprogram_hash\x18\x01 \x01(\x0c\x12\x10\n\x08sessions\x18\x02 \x01(\r\x12\r\n\x05\x66ilms\x18\x03 \x01(\r\"?\n\nStockReply\x12\x10\n\x08sessions\x18\x01 \x01(\r\x12\x10\n\x08received\x18\x02 \x01(\x04\x12\r\n\x05\x62\x61tch\x18\x03 \x01(\x0c\".\n\rOpenedSession\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0c\n\x04seed\x18\x02 \x01(\x0c\"K\n\x0bOpenRequest\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x0c\x12-\n\x06opened\x18\x02 \x03(\x0b\x32\x1d.primia.wire.v1.OpenedSession\"\x0b\n\tOpenReply\"c\n\x08\x41skHello\x12\x14\n\x0cprogram_hash\x18\x01 \x01(\x0c\x12\x0f\n\x07session\x18\x02 \x01(\x0c\x12\x0e\n\x06number\x18\x03 \x01(\x04\x12\r\n\x05\x66ilms\x18\x04 \x01(\r\x12\x11\n\tdiscarded\x18\x05 \x03(\x0c\"\x1d\n\x0b\x41skAccepted\x12\x0e\n\x06number\x18\x01 \x01(\x04\"\x91\x01\n\x05Piece\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0c\n\x04step\x18\x02 \x01(\r\x12,\n\tdirection\x18\x03 \x01(\x0e\x32\x19.primia.wire.v1.Direction\x12\x0e\n\x06length\x18\x04 \x01(\x04\x12\x0e\n\x06offset\x18\x05 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x06 \x01(\x0c\x12\r\n\x05\x63heck\x18\x07 \x01(\x0c\"g\n\nAskRequest\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.primia.wire.v1.AskHelloH\x00\x12&\n\x05piece\x18\x02 \x01(\x0b\x32\x15.primia.wire.v1.PieceH\x00\x42\x06\n\x04\x62ody\"k\n\x08\x41skReply\x12/\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1b.primia.wire.v1.AskAcceptedH\x00\x12&\n\x05piece\x18\x02 \x01(\x0b\x32\x15.primia.wire.v1.PieceH\x00\x42\x06\n\x04\x62ody\"\x9a\x01\n\x0b\x44\x65\x61lRequest\x12\x0f\n\x07program\x18\x01 \x01(\x0c\x12\x11\n\tmask_seed\x18\x02 \x01(\x0c\x12\x12\n\ndata_owner\x18\x03 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12\r\n\x05\x66ilms\x18\x05 \x01(\r\x12\x0f\n\x07numbers\x18\x06 \x03(\x04\x12\r\n\x05noise\x18\x07 \x01(\x01\x12\x0f\n\x07profile\x18\x08 \x01(\t\"=\n\x0c\x44\x65\x61ltSession\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x0c\n\x04seed\x18\x03 \x01(\x0c\"K\n\nDealtBatch\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x0c\x12.\n\x08sessions\x18\x02 \x03(\x0b\x32\x1c.primia.wire.v1.DealtSession\"\x91\x01\n\tDealReply\x12+\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x1a.primia.wire.v1.DealtBatchH\x00\x12&\n\x05piece\x18\x02 \x01(\x0b\x32\x15.primia.wire.v1.PieceH\x00\x12\'\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x18.primia.wire.v1.DealtEndH\x00\x42\x06\n\x04\x62ody\"*\n\x08\x44\x65\x61ltEnd\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\r\n\x05steps\x18\x02 \x01(\r\"\x1f\n\x0e\x43ollectRequest\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x0c\"m\n\x0c\x43ollectReply\x12\x14\n\x0cprogram_hash\x18\x01 \x01(\x0c\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05\x66ilms\x18\x03 \x01(\r\x12)\n\x05\x62\x61tch\x18\x04 \x01(\x0b\x32\x1a.primia.wire.v1.DealtBatch*a\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x11\n\rDATA_TO_MODEL\x10\x01\x12\x11\n\rMODEL_TO_DATA\x10\x02\x12\x13\n\x0f\x44\x45\x41LER_TO_MODEL\x10\x03\x32\xe2\x02\n\tInference\x12J\n\x08\x44\x65scribe\x12\x1f.primia.wire.v1.DescribeRequest\x1a\x1d.primia.wire.v1.DescribeReply\x12\x43\n\nFetchGiven\x12\x1c.primia.wire.v1.FetchRequest\x1a\x15.primia.wire.v1.Chunk0\x01\x12\x43\n\x05Stock\x12\x1c.primia.wire.v1.StockRequest\x1a\x1a.primia.wire.v1.StockReply0\x01\x12>\n\x04Open\x12\x1b.primia.wire.v1.OpenRequest\x1a\x19.primia.wire.v1.OpenReply\x12?\n\x03\x41sk\x12\x1a.primia.wire.v1.AskRequest\x1a\x18.primia.wire.v1.AskReply(\x01\x30\x01\x32\x95\x01\n\x06\x44\x65\x61ler\x12@\n\x04\x44\x65\x61l\x12\x1b.primia.wire.v1.DealRequest\x1a\x19.primia.wire.v1.DealReply0\x01\x12I\n\x07\x43ollect\x12\x1e.primia.wire.v1.CollectRequest\x1a\x1c.primia.wire.v1.CollectReply0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eprimia/wire/v1/inference.proto\x12\x0eprimia.wire.v1\x1a\x1fprimia/wire/v1/federation.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xb7\x01\n\rDescribeReply\x12\x0f\n\x07program\x18\x01 \x01(\x0c\x12\r\n\x05given\x18\x02 \x01(\x0c\x12\x12\n\ngiven_size\x18\x03 \x01(\x04\x12\x0e\n\x06\x64\x65\x61ler\x18\x04 \x01(\t\x12\x1a\n\x12\x64\x65\x61ler_certificate\x18\x05 \x01(\x0c\x12\x12\n\nfilms_left\x18\x06 \x01(\x04\x12\x12\n\nmost_films\x18\x07 \x01(\r\x12\r\n\x05noise\x18\x08 \x01(\x01\x12\x0f\n\x07profile\x18\t \x01(\t\"X\n\x0cStockRequest\x12\x14\n\x0cprogram_hash\x18\x01 \x01(\x0c\x12\x10\n\x08sessions\x18\x02 \x01(\r\x12\r\n\x05\x66ilms\x18\x03 \x01(\r\x12\x11\n\tdiscarded\x18\x04 \x03(\x0c\"?\n\nStockReply\x12\x10\n\x08sessions\x18\x01 \x01(\r\x12\x10\n\x08received\x18\x02 \x01(\x04\x12\r\n\x05\x62\x61tch\x18\x03 \x01(\x0c\".\n\rOpenedSession\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0c\n\x04seed\x18\x02 \x01(\x0c\"K\n\x0bOpenRequest\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x0c\x12-\n\x06opened\x18\x02 \x03(\x0b\x32\x1d.primia.wire.v1.OpenedSession\"\x0b\n\tOpenReply\"c\n\x08\x41skHello\x12\x14\n\x0cprogram_hash\x18\x01 \x01(\x0c\x12\x0f\n\x07session\x18\x02 \x01(\x0c\x12\x0e\n\x06number\x18\x03 \x01(\x04\x12\r\n\x05\x66ilms\x18\x04 \x01(\r\x12\x11\n\tdiscarded\x18\x05 \x03(\x0c\"\x1d\n\x0b\x41skAccepted\x12\x0e\n\x06number\x18\x01 \x01(\x04\"\x91\x01\n\x05Piece\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0c\n\x04step\x18\x02 \x01(\r\x12,\n\tdirection\x18\x03 \x01(\x0e\x32\x19.primia.wire.v1.Direction\x12\x0e\n\x06length\x18\x04 \x01(\x04\x12\x0e\n\x06offset\x18\x05 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x06 \x01(\x0c\x12\r\n\x05\x63heck\x18\x07 \x01(\x0c\"g\n\nAskRequest\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.primia.wire.v1.AskHelloH\x00\x12&\n\x05piece\x18\x02 \x01(\x0b\x32\x15.primia.wire.v1.PieceH\x00\x42\x06\n\x04\x62ody\"k\n\x08\x41skReply\x12/\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1b.primia.wire.v1.AskAcceptedH\x00\x12&\n\x05piece\x18\x02 \x01(\x0b\x32\x15.primia.wire.v1.PieceH\x00\x42\x06\n\x04\x62ody\"\x9a\x01\n\x0b\x44\x65\x61lRequest\x12\x0f\n\x07program\x18\x01 \x01(\x0c\x12\x11\n\tmask_seed\x18\x02 \x01(\x0c\x12\x12\n\ndata_owner\x18\x03 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12\r\n\x05\x66ilms\x18\x05 \x01(\r\x12\x0f\n\x07numbers\x18\x06 \x03(\x04\x12\r\n\x05noise\x18\x07 \x01(\x01\x12\x0f\n\x07profile\x18\x08 \x01(\t\"=\n\x0c\x44\x65\x61ltSession\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x0c\n\x04seed\x18\x03 \x01(\x0c\"K\n\nDealtBatch\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x0c\x12.\n\x08sessions\x18\x02 \x03(\x0b\x32\x1c.primia.wire.v1.DealtSession\"\x91\x01\n\tDealReply\x12+\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x1a.primia.wire.v1.DealtBatchH\x00\x12&\n\x05piece\x18\x02 \x01(\x0b\x32\x15.primia.wire.v1.PieceH\x00\x12\'\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x18.primia.wire.v1.DealtEndH\x00\x42\x06\n\x04\x62ody\"*\n\x08\x44\x65\x61ltEnd\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\r\n\x05steps\x18\x02 \x01(\r\"\x1f\n\x0e\x43ollectRequest\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x0c\"m\n\x0c\x43ollectReply\x12\x14\n\x0cprogram_hash\x18\x01 \x01(\x0c\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05\x66ilms\x18\x03 \x01(\r\x12)\n\x05\x62\x61tch\x18\x04 \x01(\x0b\x32\x1a.primia.wire.v1.DealtBatch*a\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x11\n\rDATA_TO_MODEL\x10\x01\x12\x11\n\rMODEL_TO_DATA\x10\x02\x12\x13\n\x0f\x44\x45\x41LER_TO_MODEL\x10\x03\x32\xe2\x02\n\tInference\x12J\n\x08\x44\x65scribe\x12\x1f.primia.wire.v1.DescribeRequest\x1a\x1d.primia.wire.v1.DescribeReply\x12\x43\n\nFetchGiven\x12\x1c.primia.wire.v1.FetchRequest\x1a\x15.primia.wire.v1.Chunk0\x01\x12\x43\n\x05Stock\x12\x1c.primia.wire.v1.StockRequest\x1a\x1a.primia.wire.v1.StockReply0\x01\x12>\n\x04Open\x12\x1b.primia.wire.v1.OpenRequest\x1a\x19.primia.wire.v1.OpenReply\x12?\n\x03\x41sk\x12\x1a.primia.wire.v1.AskRequest\x1a\x18.primia.wire.v1.AskReply(\x01\x30\x01\x32\x95\x01\n\x06\x44\x65\x61ler\x12@\n\x04\x44\x65\x61l\x12\x1b.primia.wire.v1.DealRequest\x1a\x19.primia.wire.v1.DealReply0\x01\x12I\n\x07\x43ollect\x12\x1e.primia.wire.v1.CollectRequest\x1a\x1c.primia.wire.v1.CollectReply0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'primia.wire.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DIRECTION']._serialized_start=1689
-  _globals['_DIRECTION']._serialized_end=1786
+  _globals['_DIRECTION']._serialized_start=1708
+  _globals['_DIRECTION']._serialized_end=1805
   _globals['_DESCRIBEREQUEST']._serialized_start=83
   _globals['_DESCRIBEREQUEST']._serialized_end=100
   _globals['_DESCRIBEREPLY']._serialized_start=103
   _globals['_DESCRIBEREPLY']._serialized_end=286
   _globals['_STOCKREQUEST']._serialized_start=288
-  _globals['_STOCKREQUEST']._serialized_end=357
-  _globals['_STOCKREPLY']._serialized_start=359
-  _globals['_STOCKREPLY']._serialized_end=422
-  _globals['_OPENEDSESSION']._serialized_start=424
-  _globals['_OPENEDSESSION']._serialized_end=470
-  _globals['_OPENREQUEST']._serialized_start=472
-  _globals['_OPENREQUEST']._serialized_end=547
-  _globals['_OPENREPLY']._serialized_start=549
-  _globals['_OPENREPLY']._serialized_end=560
-  _globals['_ASKHELLO']._serialized_start=562
-  _globals['_ASKHELLO']._serialized_end=661
-  _globals['_ASKACCEPTED']._serialized_start=663
-  _globals['_ASKACCEPTED']._serialized_end=692
-  _globals['_PIECE']._serialized_start=695
-  _globals['_PIECE']._serialized_end=840
-  _globals['_ASKREQUEST']._serialized_start=842
-  _globals['_ASKREQUEST']._serialized_end=945
-  _globals['_ASKREPLY']._serialized_start=947
-  _globals['_ASKREPLY']._serialized_end=1054
-  _globals['_DEALREQUEST']._serialized_start=1057
-  _globals['_DEALREQUEST']._serialized_end=1211
-  _globals['_DEALTSESSION']._serialized_start=1213
-  _globals['_DEALTSESSION']._serialized_end=1274
-  _globals['_DEALTBATCH']._serialized_start=1276
-  _globals['_DEALTBATCH']._serialized_end=1351
-  _globals['_DEALREPLY']._serialized_start=1354
-  _globals['_DEALREPLY']._serialized_end=1499
-  _globals['_DEALTEND']._serialized_start=1501
-  _globals['_DEALTEND']._serialized_end=1543
-  _globals['_COLLECTREQUEST']._serialized_start=1545
-  _globals['_COLLECTREQUEST']._serialized_end=1576
-  _globals['_COLLECTREPLY']._serialized_start=1578
-  _globals['_COLLECTREPLY']._serialized_end=1687
-  _globals['_INFERENCE']._serialized_start=1789
-  _globals['_INFERENCE']._serialized_end=2143
-  _globals['_DEALER']._serialized_start=2146
-  _globals['_DEALER']._serialized_end=2295
+  _globals['_STOCKREQUEST']._serialized_end=376
+  _globals['_STOCKREPLY']._serialized_start=378
+  _globals['_STOCKREPLY']._serialized_end=441
+  _globals['_OPENEDSESSION']._serialized_start=443
+  _globals['_OPENEDSESSION']._serialized_end=489
+  _globals['_OPENREQUEST']._serialized_start=491
+  _globals['_OPENREQUEST']._serialized_end=566
+  _globals['_OPENREPLY']._serialized_start=568
+  _globals['_OPENREPLY']._serialized_end=579
+  _globals['_ASKHELLO']._serialized_start=581
+  _globals['_ASKHELLO']._serialized_end=680
+  _globals['_ASKACCEPTED']._serialized_start=682
+  _globals['_ASKACCEPTED']._serialized_end=711
+  _globals['_PIECE']._serialized_start=714
+  _globals['_PIECE']._serialized_end=859
+  _globals['_ASKREQUEST']._serialized_start=861
+  _globals['_ASKREQUEST']._serialized_end=964
+  _globals['_ASKREPLY']._serialized_start=966
+  _globals['_ASKREPLY']._serialized_end=1073
+  _globals['_DEALREQUEST']._serialized_start=1076
+  _globals['_DEALREQUEST']._serialized_end=1230
+  _globals['_DEALTSESSION']._serialized_start=1232
+  _globals['_DEALTSESSION']._serialized_end=1293
+  _globals['_DEALTBATCH']._serialized_start=1295
+  _globals['_DEALTBATCH']._serialized_end=1370
+  _globals['_DEALREPLY']._serialized_start=1373
+  _globals['_DEALREPLY']._serialized_end=1518
+  _globals['_DEALTEND']._serialized_start=1520
+  _globals['_DEALTEND']._serialized_end=1562
+  _globals['_COLLECTREQUEST']._serialized_start=1564
+  _globals['_COLLECTREQUEST']._serialized_end=1595
+  _globals['_COLLECTREPLY']._serialized_start=1597
+  _globals['_COLLECTREPLY']._serialized_end=1706
+  _globals['_INFERENCE']._serialized_start=1808
+  _globals['_INFERENCE']._serialized_end=2162
+  _globals['_DEALER']._serialized_start=2165
+  _globals['_DEALER']._serialized_end=2314
 # @@protoc_insertion_point(module_scope)

@@ -46,14 +46,16 @@ class DescribeReply(_message.Message):
     def __init__(self, program: _Optional[bytes] = ..., given: _Optional[bytes] = ..., given_size: _Optional[int] = ..., dealer: _Optional[str] = ..., dealer_certificate: _Optional[bytes] = ..., films_left: _Optional[int] = ..., most_films: _Optional[int] = ..., noise: _Optional[float] = ..., profile: _Optional[str] = ...) -> None: ...
 
 class StockRequest(_message.Message):
-    __slots__ = ("program_hash", "sessions", "films")
+    __slots__ = ("program_hash", "sessions", "films", "discarded")
     PROGRAM_HASH_FIELD_NUMBER: _ClassVar[int]
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
     FILMS_FIELD_NUMBER: _ClassVar[int]
+    DISCARDED_FIELD_NUMBER: _ClassVar[int]
     program_hash: bytes
     sessions: int
     films: int
-    def __init__(self, program_hash: _Optional[bytes] = ..., sessions: _Optional[int] = ..., films: _Optional[int] = ...) -> None: ...
+    discarded: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, program_hash: _Optional[bytes] = ..., sessions: _Optional[int] = ..., films: _Optional[int] = ..., discarded: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class StockReply(_message.Message):
     __slots__ = ("sessions", "received", "batch")
