@@ -58,6 +58,11 @@ def print_json(data: Any) -> None:
     sys.stdout.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
+def note(text: str) -> None:
+    """What a person should read beside the result; scripts read standard output."""
+    err.print(f"[yellow]note:[/] {_plain(text)}", soft_wrap=True)
+
+
 def _plain(text: str) -> str:
     """Text as it is: no markup from a message that quotes a file, no control characters."""
     from rich.markup import escape

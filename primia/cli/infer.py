@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from primia.cli import infer_prepare
-from primia.cli.console import err, out, print_json
+from primia.cli.console import err, note, out, print_json
 
 if TYPE_CHECKING:
     from primia.infer.demo import Shown
@@ -247,7 +247,7 @@ def stock(
         from primia.infer import overview
 
         overview.discard(state)
-    with _shown() as progress, DataOwner(state, REAL, progress=progress, notice=_notice) as owner:
+    with _shown() as progress, DataOwner(state, REAL, progress=progress, notice=note) as owner:
         made = owner.stock(sessions, films) if sessions else 0
         stocked = {f: n for (_, f), n in owner.store.stocked().items()}
         costs = owner.costs
@@ -279,7 +279,7 @@ def ask(
     from primia.infer.engine import REAL
     from primia.infer.films import read
 
-    with _shown() as progress, DataOwner(state, REAL, progress=progress, notice=_notice) as owner:
+    with _shown() as progress, DataOwner(state, REAL, progress=progress, notice=note) as owner:
         program = owner.program
         encoded = read(films, program)
         values = np.concatenate([p.values for p in owner.ask(encoded, batch)])
@@ -353,10 +353,6 @@ def _name(text: str) -> SiteId:
         return site_id(text)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-
-
-def _notice(text: str) -> None:
-    err.print(f"[yellow]note:[/] {text}", soft_wrap=True)
 
 
 @contextmanager

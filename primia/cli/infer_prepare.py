@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from primia.cli.console import err, out, print_json
+from primia.cli.console import err, note, out, print_json
 
 if TYPE_CHECKING:
-    from primia.imaging.dataset import Pixels
+    from primia.imaging.dataset import Pool
     from primia.inference.prepare import Prepared, Wanted
     from primia.inference.trained import Network
 
@@ -34,7 +34,8 @@ def prepare(
     ],
     out_file: Annotated[Path, typer.Option("--out", metavar="FILE", help="New file for `serve`.")],
     films: Annotated[
-        Path | None, typer.Option(metavar="DATA", help="Films to calibrate on: folder, CSV or NPZ.")
+        Path | None,
+        typer.Option(metavar="DATA", help="To calibrate on: any folder of films, CSV or NPZ."),
     ] = None,
     synthetic: Annotated[bool, typer.Option(help="Calibrate on drawn films instead.")] = False,
     answer: Annotated[Answers, typer.Option(help="What is answered.")] = Answers.CLASS,
@@ -80,14 +81,17 @@ def prepare(
         if network is None
         else _resnet(model, network, answer, options)
     )
-    pixels = _films(films, synthetic, wanted.classes, side)
+    pool = _films(films, synthetic, wanted.classes, side)
+    labelled = {name: int((pool.labels == i).sum()) for i, name in enumerate(wanted.classes)}
+    for text in (*pool.warnings, *_absent(labelled, len(pool.labels))):
+        note(text)
     with _progress() as tell:
-        made = make(trained, wanted, pixels, model_version=os.urandom(16).hex(), progress=tell)
+        made = make(trained, wanted, pool.pixels, model_version=os.urandom(16).hex(), progress=tell)
     store(out_file, model_file.pack(made.program, made.weights))
     if json:
-        print_json(_as_json(made, out_file))
+        print_json(_as_json(made, labelled, out_file))
     else:
-        _show(made, out_file)
+        _show(made, labelled, out_file)
 
 
 def _exported(path: Path, answer: Answers, options: dict[str, Any]) -> tuple[Network, Wanted, int]:
@@ -140,21 +144,41 @@ def _numbers(name: str, text: str | None, channels: int) -> tuple[float, ...]:
     return values
 
 
-def _films(path: Path | None, synthetic: bool, classes: tuple[str, ...], side: int) -> Pixels:
+def _films(path: Path | None, synthetic: bool, classes: tuple[str, ...], side: int) -> Pool:
+    """Labels are -1 for films of no class. Raises ConfigError, DataError."""
+    import numpy as np
+
     from primia.errors import ConfigError
 
     if (path is None) != synthetic:
         raise ConfigError("give --films DATA with films as the model will see, or --synthetic")
     if path is None:
+        from primia.imaging.dataset import Pool
         from primia.imaging.synth import synthesise
 
-        return synthesise(64, size=side, seed=0).pixels[:64]
+        drawn = synthesise(64, size=side, seed=0)
+        return Pool(drawn.pixels, np.full(len(drawn), -1), drawn.patients.astype(np.str_)).select(
+            np.arange(len(drawn)) < 64
+        )
     from primia.imaging.division import source_of
+    from primia.imaging.files import read_unlabelled
     from primia.imaging.readers import read_pool
 
-    source = source_of(path).model_copy(update={"every_film_its_own_patient": True})
-    pixels = read_pool(source, classes=classes, input_size=side).pixels
-    return pixels[:: -(-len(pixels) // MOST_FILMS) or 1]
+    source = source_of(path)
+    if source.kind == "folder":
+        return read_unlabelled(path, classes, side, MOST_FILMS)
+    source = source.model_copy(update={"every_film_its_own_patient": True})
+    pool = read_pool(source, classes=classes, input_size=side)
+    step = -(-len(pool.labels) // MOST_FILMS) or 1
+    return pool.select(np.arange(len(pool.labels)) % step == 0)
+
+
+def _absent(labelled: dict[str, int], films: int) -> list[str]:
+    """A warning where every film has a label and some class has no film."""
+    absent = [name for name, count in labelled.items() if not count]
+    if not absent or sum(labelled.values()) < films:
+        return []
+    return [f"no film of {', '.join(absent)}: its values may not fit; add films of every class"]
 
 
 @contextmanager
@@ -179,7 +203,7 @@ def _rows(made: Prepared) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _as_json(made: Prepared, path: Path) -> dict[str, Any]:
+def _as_json(made: Prepared, labelled: dict[str, int], path: Path) -> dict[str, Any]:
     return {
         "file": str(path),
         "program": made.program.digest,
@@ -187,13 +211,14 @@ def _as_json(made: Prepared, path: Path) -> dict[str, Any]:
         "answer": made.program.answer,
         "classes": list(made.program.classes),
         "films": made.films,
+        "films_of_class": labelled,
         "logit_error": made.fidelity.error,
         "same_class": [made.fidelity.same_class, made.fidelity.films],
         "layers": _rows(made),
     }
 
 
-def _show(made: Prepared, path: Path) -> None:
+def _show(made: Prepared, labelled: dict[str, int], path: Path) -> None:
     from rich.table import Table
 
     table = Table()
@@ -209,7 +234,11 @@ def _show(made: Prepared, path: Path) -> None:
         table.add_row(row["layer"], row["operation"], shape, largest, bound, bits)
     out.print(table)
     seen = made.fidelity
-    out.print(f"calibrated on {made.films} films; logits within {seen.error:.1e} of the network's")
+    of_class = [f"{count} {name}" for name, count in labelled.items()]
+    if rest := made.films - sum(labelled.values()):
+        of_class.append(f"{rest} of no class")
+    out.print(f"calibrated on {made.films} films: {', '.join(of_class)}", markup=False)
+    out.print(f"logits within {seen.error:.1e} of the network's")
     out.print(f"same class on {seen.same_class} of {seen.films} films compared")
     out.print(f"program {made.program.digest}", soft_wrap=True)
     out.print(

@@ -63,6 +63,29 @@ def read_folder(
     return decode(listed, source, size, root=root, key=key, warnings=warnings)
 
 
+def read_unlabelled(root: Path, classes: tuple[str, ...], size: int, most: int) -> Pool:
+    """Films of a folder and those in it, whatever these are called: for use without labels.
+
+    Of more than `most` films an even part is read. Labels are -1 where no folder on the way to a
+    film has the name of a class. Raises DataError.
+    """
+    root = root.resolve()
+    films = [path for path in files_below(root) if is_film(path)]
+    if not films:
+        raise NoFilms(f"{root}: no DICOM, PNG or JPEG file in it or its folders; check the path")
+    index = {name.casefold(): label for label, name in enumerate(classes)}
+
+    def label_of(film: Path) -> int:
+        on_the_way = (part.casefold() for part in film.relative_to(root).parts[:-1])
+        return next((index[part] for part in on_the_way if part in index), -1)
+
+    listed = [Listed(film, label_of(film), None) for film in films[:: -(-len(films) // most)]]
+    source = DataSource(
+        kind="folder", path=root, every_film_its_own_patient=True, ignore_issuer=True
+    )
+    return decode(listed, source, size, root=root, key=VALIDATION_KEY)
+
+
 def read_csv(
     source: DataSource, classes: tuple[str, ...], size: int, key: bytes = VALIDATION_KEY
 ) -> Pool:

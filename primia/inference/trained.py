@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from primia.config.plan import ModelTerms
 from primia.errors import ConfigError
+from primia.inference.model_file import FORMAT
 from primia.learning.models import build_for
 
 TORCHVISION = ("resnet18", "resnet34", "resnet50")
@@ -27,6 +28,11 @@ Network = nn.Module
 def read_export(path: Path) -> tuple[nn.Module, ModelTerms]:
     """The network that `primia-coordinator export` wrote. Raises ConfigError."""
     tensors, metadata = _read(path)
+    if metadata.get("format") == FORMAT:
+        raise ConfigError(
+            f"{path}: was prepared before and is ready for `primia infer serve`; to prepare it "
+            "otherwise, give the model that it was made from"
+        )
     if metadata.get("format") != "primia-model/1":
         raise ConfigError(
             f"{path}: not a model that primia exported; name its network with --network "

@@ -8,10 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import save_file
 
 from primia.config.plan import ModelTerms
+from primia.imaging.dataset import Films
 from primia.imaging.export import write_site_folder
 from primia.imaging.synth import CLASSES, synthesise
 from primia.inference import model_file
@@ -85,3 +88,47 @@ def test_a_prepared_model_is_never_written_over(model: Path, tmp_path: Path) -> 
     assert refused.returncode == 2
     assert "is there already" in refused.stderr
     assert (tmp_path / "m").read_text() == "mine"
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders, of which the model's classes name one alone."""
+    root = tmp_path_factory.mktemp("films")
+    for folder, seed in ((CLASSES[0], 1), ("other", 2)):
+        (root / folder).mkdir()
+        for number, film in enumerate(synthesise(16, size=40, seed=seed).pixels[:16]):
+            Image.fromarray(film).save(root / folder / f"{number}.png")
+    return root
+
+
+def test_films_of_every_folder_are_used_and_counted_by_class(
+    model: Path, films: Path, tmp_path: Path
+) -> None:
+    made = call(model, "--films", films, "--out", tmp_path / "m", "--json")
+    assert made.returncode == 0, made.stderr
+    found = json.loads(made.stdout)
+    assert found["films"] == 32
+    assert found["films_of_class"] == dict.fromkeys(CLASSES, 0) | {CLASSES[0]: 16}
+
+
+def test_films_need_no_class_folders(model: Path, films: Path, tmp_path: Path) -> None:
+    made = call(model, "--films", films / "other", "--out", tmp_path / "m")
+    assert made.returncode == 0, made.stderr
+    assert "calibrated on 16 films: " in made.stdout
+    assert "16 of no class" in made.stdout
+
+
+def test_films_that_do_not_show_every_class_are_told(model: Path, tmp_path: Path) -> None:
+    drawn = synthesise(20, size=40, seed=1)
+    one = Films.of(drawn.pixels, np.zeros(len(drawn), np.int64), drawn.patients)
+    write_site_folder({"one": one}, tmp_path / "films", CLASSES)
+    made = call(model, "--films", tmp_path / "films" / "one", "--out", tmp_path / "m")
+    assert made.returncode == 0, made.stderr
+    assert f"no film of {', '.join(CLASSES[1:])}" in made.stderr
+
+
+def test_a_prepared_model_is_not_prepared_again(model: Path, tmp_path: Path) -> None:
+    assert call(model, "--synthetic", "--out", tmp_path / "m").returncode == 0
+    refused = call(tmp_path / "m", "--synthetic", "--out", tmp_path / "again")
+    assert refused.returncode == 2
+    assert "was prepared before and is ready for `primia infer serve`" in refused.stderr
