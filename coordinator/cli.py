@@ -75,7 +75,9 @@ def invite(
         return
     invitation, fingerprint = home.invite(state, name, address)
     if code_file is not None:
-        home.write_code(invitation, code_file)
+        from primia.identity.code_file import write_code_file
+
+        write_code_file(invitation, code_file)
     if json:
         shown = {"code": invitation.code()} if code_file is None else {"code_file": str(code_file)}
         print_json({"site": site, **shown, "fingerprint": fingerprint})

@@ -96,14 +96,9 @@ def is_enrolled(folder: Path, site: SiteId) -> bool:
     """Has `site` a certificate that was not struck?"""
     state = CoordinatorState(folder)
     try:
-        return any(s.site == site and s.struck_at is None for s in state.sites())
+        return any(s.site == site for s in state.enrolled())
     finally:
         state.close()
-
-
-def write_code(invitation: Invitation, file: Path) -> None:
-    """The secret code to a file that only its owner reads. Raises StateError."""
-    keyfile.store(file, invitation.code().encode("ascii") + b"\n")
 
 
 def invite(folder: Path, site: SiteId, address: str) -> tuple[Invitation, str]:
@@ -120,7 +115,7 @@ def invite(folder: Path, site: SiteId, address: str) -> tuple[Invitation, str]:
 
             if site not in plan_from_canonical(study.plan).site_ids:
                 raise StateError(f"{site} is not a site of the running plan; nobody was invited")
-        enrolled = [s for s in state.sites() if s.site == site and s.struck_at is None]
+        enrolled = [s for s in state.enrolled() if s.site == site]
         if enrolled:
             raise StateError(
                 f"{site} is enrolled; strike it first if it has to enrol again: "

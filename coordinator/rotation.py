@@ -79,7 +79,7 @@ def retire(folder: Path, state: CoordinatorState, *, force: bool) -> tuple[str, 
 def cut_off(state: CoordinatorState) -> list[SiteId]:
     """Sites that would be refused, or would refuse us, if the older authority were retired now."""
     newest = from_pem(state.valid_authorities()[-1].certificate)
-    return [s.site for s in state.sites() if s.struck_at is None and not _moved(s, newest)]
+    return [s.site for s in state.enrolled() if not _moved(s, newest)]
 
 
 def _moved(site: Site, newest: x509.Certificate) -> bool:
@@ -122,7 +122,7 @@ def _standing(
 ) -> Standing:
     newest = row.number == valid[-1].number
     behind = set(cut_off(state))
-    enrolled = [s.site for s in state.sites() if s.struck_at is None]
+    enrolled = [s.site for s in state.enrolled()]
     if row.retired_at is not None:
         text, sites = "retired", []
     elif newest:

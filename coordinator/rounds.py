@@ -431,11 +431,7 @@ class RoundDriver:
 
     def _invited(self) -> set[SiteId]:
         """Enrolled sites of the roster; those away now may still come before the round ends."""
-        return {
-            s.site
-            for s in self._state.sites()
-            if s.struck_at is None and s.site in self.terms.roster
-        }
+        return {s.site for s in self._state.enrolled() if s.site in self.terms.roster}
 
     def _present(self) -> set[SiteId]:
         now = self._clock()

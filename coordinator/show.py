@@ -208,7 +208,7 @@ def status_panel(state: CoordinatorState) -> RenderableType:
 def _ends_soon(state: CoordinatorState) -> list[str]:
     """A line for each certificate that a person should look at."""
     days = certificates_json(state) | {
-        f"site {s.site}": _days_left(s.certificate) for s in state.sites() if s.struck_at is None
+        f"site {s.site}": _days_left(s.certificate) for s in state.enrolled()
     }
     return [
         f"the certificate of {whose} ends in {left:.0f} days; docs/operations.md, "

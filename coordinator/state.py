@@ -163,7 +163,7 @@ class CoordinatorState(Roster):
 
         Raises StateError for a site that is not enrolled.
         """
-        if site not in {s.site for s in self.sites() if s.struck_at is None}:
+        if site not in {s.site for s in self.enrolled()}:
             raise StateError(f"{site} is not on the roster; invite it first")
         last = self.newest_attempt()
         self.audit.append("site_readmitted", site=site, attempt=last)

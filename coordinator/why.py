@@ -135,7 +135,7 @@ def missing_sites(state: CoordinatorState, record: StudyRecord) -> dict[str, str
 
 def benched_sites(state: CoordinatorState, record: StudyRecord) -> tuple[Benched, ...]:
     """As the next round would find them; who is there is judged by when it was last seen."""
-    enrolled = {s.site for s in state.sites() if s.struck_at is None}
+    enrolled = {s.site for s in state.enrolled()}
     invited = enrolled & {SiteId(s) for s in record.plan["sites"]}
     schedule = record.plan["schedule"]
     return bench(

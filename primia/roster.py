@@ -214,6 +214,10 @@ class Roster(Book):
 
     # --- sites -------------------------------------------------------------------------------
 
+    def enrolled(self) -> list[Site]:
+        """Those that were not struck."""
+        return [s for s in self.sites() if s.struck_at is None]
+
     def sites(self) -> list[Site]:
         """Every hospital that ever enrolled, by name."""
         with self._db.transaction() as db:

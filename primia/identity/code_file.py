@@ -1,4 +1,4 @@
-"""A one-time code in a file: read, and waited for."""
+"""A one-time code in a file: written, waited for, read."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ import time
 from pathlib import Path
 
 from primia.errors import ConfigError
+from primia.identity import keyfile
+from primia.identity.invitation import Invitation
 
 _LONGEST = 4096
+
+
+def write_code_file(invitation: Invitation, file: Path) -> None:
+    """The secret code, for its owner alone to read. Raises StateError."""
+    keyfile.store(file, invitation.code().encode("ascii") + b"\n")
 
 
 def read_code_file(file: Path, wait_s: float = 0.0) -> str:

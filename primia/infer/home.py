@@ -153,7 +153,7 @@ def invite(
         raise ConfigError(f"{role!r} is neither {' nor '.join(ROLE_NAMES)}")
     store, own = open_model(folder)
     try:
-        enrolled = {s.site for s in store.sites() if s.struck_at is None}
+        enrolled = {s.site for s in store.enrolled()}
         dealer = store.noted("dealer")
         if name in enrolled:
             raise StateError(
@@ -194,15 +194,10 @@ def has_certificate(folder: Path, role: str, name: SiteId) -> bool:
     """Is `name` enrolled in that role, and not struck? Raises StateError."""
     store, _ = open_model(folder)
     try:
-        enrolled = any(s.site == name and s.struck_at is None for s in store.sites())
+        enrolled = any(s.site == name for s in store.enrolled())
         return enrolled and (store.noted("dealer") == name) == (role == "dealer")
     finally:
         store.close()
-
-
-def write_code(invitation: Invitation, file: Path) -> None:
-    """The secret code to a file that only its owner reads. Raises StateError."""
-    keyfile.store(file, invitation.code().encode("ascii") + b"\n")
 
 
 def enrol(folder: Path, code: str, expected: str | None, *, dealer: str | None = None) -> Own:

@@ -341,7 +341,7 @@ class ModelService:
     def _dealer_certificate(self) -> bytes:
         """The enrolled dealer's, or nothing."""
         name = self._book.noted("dealer")
-        for site in self._book.sites():
-            if site.site == name and site.struck_at is None:
+        for site in self._book.enrolled():
+            if site.site == name:
                 return site.certificate
         return b""
