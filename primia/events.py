@@ -292,6 +292,9 @@ LOG: Mapping[str, LogEvent] = MappingProxyType(
         # --- encrypted prediction
         "enrolled": LogEvent(MODEL, "a data owner or the dealer used its code"),
         "stocked": LogEvent(MODEL, "a batch for a data owner is on disk"),
+        "stock_discarded": LogEvent(
+            MODEL, "another model version, or other terms, than data owners had stocked for"
+        ),
         "batch_refused": LogEvent(MODEL, "an opened session does not hold what was dealt"),
         "prediction_ended": LogEvent(MODEL, "and how: done, refused (by us) or broken"),
         "dealing": LogEvent(DEALER, "a batch is made while it is sent"),

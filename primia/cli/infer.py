@@ -137,8 +137,9 @@ def budget(
         print_json(found)
     else:
         out.print(
-            f"{name}: {found['asked']} of {found['films']} films asked about, "
-            f"{found['asked_today']} of {found['per_day']} in the last 24 hours"
+            f"{name} may ask about {found['films']} films in all ({found['asked']} asked), and "
+            f"{found['per_day']} in any 24 hours ({found['asked_today']} asked)",
+            soft_wrap=True,
         )
 
 
@@ -242,23 +243,36 @@ def stock(
     """Data owner: have sessions dealt beforehand, so that `ask` waits for no dealer."""
     from dataclasses import asdict
 
+    from primia.infer import overview
+    from primia.infer.checking import dealt_for
     from primia.infer.data_owner import DataOwner
     from primia.infer.engine import REAL
+    from primia.infer.speaking import counted
 
-    if discard:
-        from primia.infer import overview
-
-        overview.discard(state)
+    gone = overview.discard(state) if discard else 0
     with _shown() as progress, DataOwner(state, REAL, progress=progress, notice=note) as owner:
         made = owner.stock(sessions, films) if sessions else 0
         stocked = {f: n for (_, f), n in owner.store.stocked().items()}
-        costs = owner.costs
+        costs, here = owner.costs, owner.store.material_bytes()
+    # What was dealt to be opened is gone by now.
+    theirs = costs.material.received * made // dealt_for(made) if made else 0
     if json:
-        print_json({"made": made, "stocked": stocked, "costs": asdict(costs)})
+        sizes = {"model_owner_bytes": theirs, "bytes_here": here}
+        print_json(
+            {"made": made, "discarded": gone, "stocked": stocked, **sizes, "costs": asdict(costs)}
+        )
         return
-    out.print(f"[green]stocked[/] {made} sessions in {costs.material.seconds:.1f} s")
+    if discard:
+        out.print(f"[yellow]discarded[/] {counted(gone, 'session')}")
+    if made:
+        out.print(
+            f"[green]stocked[/] {counted(made, 'session')} in {costs.material.seconds:.1f} s; "
+            f"until they are used they take {theirs / 1e6:.1f} MB at the model owner",
+            soft_wrap=True,
+        )
     for size, count in sorted(stocked.items()):
-        out.print(f"ready: {count} for {size} film{'s' * (size > 1)} each")
+        out.print(f"ready: {counted(count, 'session')} of {counted(size, 'film')}")
+    out.print(f"on this disk: {here / 1e6:.1f} MB")
 
 
 @app.command()

@@ -15,6 +15,7 @@ from primia.cli.console import err, note, out, print_json
 if TYPE_CHECKING:
     from primia.imaging.dataset import Pool
     from primia.inference.prepare import Prepared, Wanted
+    from primia.inference.program import Program
     from primia.inference.trained import Network
 
 MOST_FILMS = 256  # to calibrate on; more change a range by next to nothing
@@ -91,7 +92,15 @@ def prepare(
     if json:
         print_json(_as_json(made, labelled, out_file))
     else:
-        _show(made, labelled, out_file)
+        _show(made, labelled)
+        out.print(
+            f"written to {out_file}; it holds the weights, keep it here",
+            soft_wrap=True, markup=False,
+        )  # fmt: skip
+        out.print(
+            "once it is served, what data owners have stocked for another version is discarded",
+            soft_wrap=True,
+        )
 
 
 def _exported(path: Path, answer: Answers, options: dict[str, Any]) -> tuple[Network, Wanted, int]:
@@ -203,6 +212,16 @@ def _rows(made: Prepared) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def _material(program: Program) -> int:
+    """Bytes that a session of one film takes at the model owner, by dealing one."""
+    import os
+
+    from primia.inference.dealing import deal
+
+    mask, data, model = (os.urandom(32) for _ in range(3))
+    return sum(len(piece) for piece in deal(program, mask, data, model))
+
+
 def _as_json(made: Prepared, labelled: dict[str, int], path: Path) -> dict[str, Any]:
     return {
         "file": str(path),
@@ -212,13 +231,14 @@ def _as_json(made: Prepared, labelled: dict[str, int], path: Path) -> dict[str, 
         "classes": list(made.program.classes),
         "films": made.films,
         "films_of_class": labelled,
+        "material_bytes": _material(made.program),
         "logit_error": made.fidelity.error,
         "same_class": [made.fidelity.same_class, made.fidelity.films],
         "layers": _rows(made),
     }
 
 
-def _show(made: Prepared, labelled: dict[str, int], path: Path) -> None:
+def _show(made: Prepared, labelled: dict[str, int]) -> None:
     from rich.table import Table
 
     table = Table()
@@ -240,7 +260,7 @@ def _show(made: Prepared, labelled: dict[str, int], path: Path) -> None:
     out.print(f"calibrated on {made.films} films: {', '.join(of_class)}", markup=False)
     out.print(f"logits within {seen.error:.1e} of the network's")
     out.print(f"same class on {seen.same_class} of {seen.films} films compared")
-    out.print(f"program {made.program.digest}", soft_wrap=True)
     out.print(
-        f"written to {path}; it holds the weights, keep it here", soft_wrap=True, markup=False
+        f"each film stocked will take {_material(made.program) / 1e6:.1f} MB where it is served"
     )
+    out.print(f"program {made.program.digest}", soft_wrap=True)

@@ -31,6 +31,7 @@ from primia.infer.checking import dealt_for, opened_of
 from primia.infer.data_store import Begun, DataStore
 from primia.infer.engine import Engine, Given
 from primia.infer.home import Own, plain
+from primia.infer.speaking import counted
 from primia.inference.messages import Prediction
 from primia.inference.program import Integers, Node, Program, from_json
 from primia.inference.weighted import HEAVY
@@ -99,7 +100,13 @@ class DataOwner:
             # Sessions of another version, or on other terms, are not there any more.
             same = self.store.noted("terms") in {None, str(self.terms)}
             self.store.note("terms", str(self.terms))
-            self.store.discard(keep=self.program.digest if same else None)
+            lost = self.store.discard(keep=self.program.digest if same else None)
+            if lost:
+                self._notice(
+                    "the model owner serves another model version, or on other terms, than before: "
+                    f"{counted(lost, 'session')} stocked here had to be discarded; stock again: "
+                    f"primia infer stock {lost}"
+                )
             self.store.sweep()
         except BaseException:
             self.close()
@@ -319,9 +326,11 @@ class DataOwner:
         Raises PrimiaError; what was answered before is lost then.
         """
         if len(films) > self.films_left:
+            fewer = "ask about fewer, or " if self.films_left else ""
             raise BudgetExhausted(
-                f"{len(films)} films, and {self.films_left} are left of this data owner's query "
-                "budget; ask fewer, or have the model owner raise it (primia infer budget)"
+                f"{counted(len(films), 'film')} to ask about, and this data owner's query budget "
+                f"has room for {self.films_left}; {fewer}have the model owner raise it (primia "
+                "infer budget)"
             )
         answers: list[Prediction] = []
         start = 0
@@ -347,8 +356,8 @@ class DataOwner:
                 self.stock(1, films)
             except Unreachable as err:
                 raise Unreachable(
-                    f"no session for {films} film{'s' * (films > 1)} is stocked here, and none can "
-                    f"be dealt now: {err}"
+                    f"no session for {counted(films, 'film')} is stocked here, and none can be "
+                    f"dealt now: {err}"
                 ) from err
             begun = self.store.begin(program, films)
             if begun is not None:

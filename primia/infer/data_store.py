@@ -231,6 +231,10 @@ class DataStore(Book):
             )
         self._db.scrub()
 
+    def material_bytes(self) -> int:
+        """What the work done beforehand takes of this disk."""
+        return material.bytes_in(self._folder / name for name in self._disk.names(self._folder))
+
     def stocked(self) -> dict[tuple[Digest, int], int]:
         """How many sessions may be begun, by program and films in each."""
         with self._db.transaction() as db:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,6 +24,15 @@ RECORD = 1 << 20  # bytes of plain text
 _LENGTH = struct.Struct("<I")
 _MORE, _LAST, _END = b"\0", b"\1", b"\2"  # of a message; of the file
 _SEAL = 1 + 16  # bytes that a record is longer than its text
+
+
+def bytes_in(paths: Iterable[Path]) -> int:
+    """What these files take; one that is used and deleted meanwhile takes nothing."""
+    total = 0
+    for path in paths:
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def write(

@@ -121,7 +121,8 @@ class ModelService:
         self._turns = Turns()
         self._held: dict[bytes, float] = {}  # batches that are to be opened, and since when
         self._seldom = Seldom()
-        book.sweep(served.program.digest, str(terms))
+        if lost := book.sweep(served.program.digest, str(terms)):
+            log.warning("stock_discarded", sessions=lost)
 
     # --- who -----------------------------------------------------------------------------------
 

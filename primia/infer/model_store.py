@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from primia.errors import BudgetExhausted, PeerError, StateError, TooManyCalls
+from primia.infer import material
 from primia.infer.material import Taken
+from primia.infer.speaking import counted
 from primia.roster import SCHEMA, Roster
 from primia.storage.audit_log import FILE, AuditLog
 from primia.storage.book import Book
@@ -175,10 +177,10 @@ class ModelStore(Roster):
             stocked = self._films_stocked(db, site)
             if left == 0 or stocked + (sessions - opened - 1) * films > left:
                 raise BudgetExhausted(
-                    f"{site} has material for {stocked} films stocked and may ask about {left}: "
-                    f"{(sessions - opened) * films} more are too many. Stock fewer, discard what "
-                    "is stocked (primia infer stock 0 --discard), or have the model owner raise "
-                    f"the query budget: primia infer budget {site} --films N"
+                    f"{site} has material for {counted(stocked, 'film')} stocked and may ask about "
+                    f"{left}: {(sessions - opened) * films} more are too many. Stock fewer, "
+                    "discard what is stocked (primia infer stock 0 --discard), or have the model "
+                    f"owner raise the query budget: primia infer budget {site} --films N"
                 )
             numbers = []
             for _ in range(sessions):
@@ -264,8 +266,9 @@ class ModelStore(Roster):
             if row["state"] == "spent":
                 raise PeerError(
                     "this session was used before and is refused: the data owner's folder was put "
-                    "back to an older copy, or runs twice; discard what is stocked (primia infer "
-                    "stock 0 --discard) and ask again"
+                    "back to an older copy, or runs twice. Find out which, then ask again: each "
+                    "session that was used is refused once, or discard all that is stocked at "
+                    "once (primia infer stock 0 --discard)"
                 )
             if row["state"] != "fresh":
                 raise PeerError("the batch of this session was never checked; stock again")
@@ -305,15 +308,17 @@ class ModelStore(Roster):
             rows = db.execute("SELECT session FROM sessions WHERE batch = ?", (batch,)).fetchall()
         self._forget([r["session"] for r in rows])
 
-    def sweep(self, program: Digest, terms: str = "") -> None:
+    def sweep(self, program: Digest, terms: str = "") -> int:
         """At the start: let go of batches that were under way, of sessions of another version or
-        on other terms, and of files that no session needs."""
+        on other terms, and of files that no session needs. Returns how many that data owners had
+        stocked are gone."""
         same = self.noted("terms") in {None, terms}
         self.note("terms", terms)
         with self._db.transaction() as db:
             db.execute("UPDATE sessions SET state = 'spent' WHERE state = 'ordered'")
             rows = db.execute(
-                "SELECT session FROM sessions WHERE session IS NOT NULL AND (state = 'held' OR "
+                "SELECT session, state FROM sessions WHERE session IS NOT NULL AND "
+                "(state = 'held' OR "
                 "(state = 'fresh' AND (program <> ? OR NOT ?)))",
                 (program, same),
             ).fetchall()
@@ -324,6 +329,7 @@ class ModelStore(Roster):
         for name in os.listdir(self._folder):
             if name not in kept:
                 self._disk.remove(self._folder / name)
+        return sum(r["state"] == "fresh" for r in rows)
 
     def stocked(self) -> dict[SiteId, int]:
         """How many sessions each data owner may begin."""
@@ -332,6 +338,15 @@ class ModelStore(Roster):
                 "SELECT site, count(*) AS many FROM sessions WHERE state = 'fresh' GROUP BY site"
             ).fetchall()
         return {SiteId(r["site"]): r["many"] for r in rows}
+
+    def material_bytes(self, site: SiteId) -> int:
+        """What is stocked for a data owner takes so much of this disk."""
+        with self._db.transaction() as db:
+            rows = db.execute(
+                "SELECT session FROM sessions WHERE site = ? AND state IN ('held', 'fresh')",
+                (site,),
+            ).fetchall()
+        return material.bytes_in(self.path(r["session"]) for r in rows)
 
     def _forget(self, sessions: list[bytes]) -> None:
         with self._db.transaction() as db:
@@ -351,13 +366,13 @@ def _spend(db: sqlite3.Connection, session: bytes) -> None:
 def _check(site: SiteId, budget: Budget, films: int) -> None:
     if films > budget.left:
         raise BudgetExhausted(
-            f"the query budget of {site} is spent: {budget.asked} of {budget.films} films were "
-            f"asked about, and {films} more do not fit; the model owner can raise it: primia infer "
-            f"budget {site} --films N"
+            f"the query budget of {site} is spent: {budget.asked} of "
+            f"{counted(budget.films, 'film')} asked about, which leaves no room for {films} more; "
+            f"the model owner can raise it: primia infer budget {site} --films N"
         )
     if budget.asked_today + films > budget.per_day:
         raise TooManyCalls(
-            f"{site} asked about {budget.asked_today} films in the last 24 hours and may ask about "
-            f"{budget.per_day}; ask later, or have the model owner raise it: primia infer budget "
-            f"{site} --per-day N"
+            f"{site} asked about {counted(budget.asked_today, 'film')} in the last 24 hours and "
+            f"may ask about {budget.per_day}; ask later, or have the model owner raise it: "
+            f"primia infer budget {site} --per-day N"
         )

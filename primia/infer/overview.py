@@ -30,7 +30,10 @@ def roster_json(folder: Path) -> list[dict[str, Any]]:
                 "last_seen": site.last_seen,
             }
             if site.site != dealer:
-                row |= asdict(store.budget(site.site)) | {"stocked": stocked.get(site.site, 0)}
+                row |= asdict(store.budget(site.site)) | {
+                    "stocked": stocked.get(site.site, 0),
+                    "material_bytes": store.material_bytes(site.site),
+                }
             found.append(row)
         return found
     finally:
@@ -40,13 +43,14 @@ def roster_json(folder: Path) -> list[dict[str, Any]]:
 def roster_table(folder: Path) -> Table:
     """The same for people."""
     table = Table(box=None, pad_edge=False)
-    for name in ("name", "role", "films asked", "in 24 hours", "sessions stocked", ""):
+    for name in ("name", "role", "films asked", "in 24 hours", "sessions stocked", "MB", ""):
         table.add_column(name)
     for row in roster_json(folder):
         asked = f"{row['asked']} of {row['films']}" if "films" in row else "-"
         today = f"{row['asked_today']} of {row['per_day']}" if "films" in row else "-"
+        size = f"{row['material_bytes'] / 1e6:.0f}" if "films" in row else "-"
         table.add_row(
-            row["name"], row["role"], asked, today, str(row.get("stocked", "-")),
+            row["name"], row["role"], asked, today, str(row.get("stocked", "-")), size,
             "[yellow]struck[/]" if row["struck"] else "",
         )  # fmt: skip
     return table
@@ -98,11 +102,11 @@ def trust(folder: Path, fingerprint: str) -> None:
         store.close()
 
 
-def discard(folder: Path) -> None:
-    """Spend everything that is stocked at a data owner."""
+def discard(folder: Path) -> int:
+    """Spend everything that is stocked at a data owner; returns how many sessions that were."""
     home.load(folder, Role.SITE)
     store = DataStore(folder)
     try:
-        store.discard()
+        return store.discard()
     finally:
         store.close()

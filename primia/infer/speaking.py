@@ -13,6 +13,11 @@ def as_daemon(*, json: bool) -> None:
     configure(json=json)
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 film`, `2 films`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def as_command() -> None:
     """Log nothing: what matters is printed, and a log would be one more place to look after."""
     quiet()

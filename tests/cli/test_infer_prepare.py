@@ -50,6 +50,7 @@ def test_an_exported_model_is_prepared_on_the_owners_films(model: Path, tmp_path
     assert program.classes == CLASSES
     assert len(found["layers"]) == len(program.nodes)
     assert stat.S_IMODE((tmp_path / "m").stat().st_mode) == 0o600
+    assert found["material_bytes"] > 1e6
     assert found["same_class"][0] == found["same_class"][1]
 
 

@@ -152,7 +152,9 @@ def test_a_data_owner_put_back_to_an_older_copy_is_refused_its_used_sessions(
         ask(owner)
     shutil.rmtree(world.root / "hospital")
     (tmp_path / "copy").rename(world.root / "hospital")
-    with world.owner() as owner, pytest.raises(PeerError, match="used before and is refused"):
+    with world.owner() as owner:
+        with pytest.raises(PeerError, match=r"used before and is refused.* then ask again"):
+            ask(owner)
         ask(owner)
 
 
@@ -228,7 +230,9 @@ def test_a_query_budget_ends_and_outlives_a_restart(bare: World) -> None:
     bare.restart_model()
     with bare.owner() as owner:
         owner.stock(2)
-        with pytest.raises(BudgetExhausted, match="2 films, and 1 are left"):
+        with pytest.raises(
+            BudgetExhausted, match=r"2 films to ask about, .* has room for 1; ask about fewer"
+        ):
             ask(owner, 2)
         ask(owner)
         owner._description = owner._description.__class__(
@@ -247,7 +251,7 @@ def test_a_days_rate_ends_and_comes_back(bare: World) -> None:
     with bare.owner() as owner:
         owner.stock(3)
         ask(owner)
-        with pytest.raises(TooManyCalls, match=r"1 films in the last 24 hours"):
+        with pytest.raises(TooManyCalls, match=r"1 film in the last 24 hours"):
             ask(owner)
     bare.book._clock = lambda: time.time() + 86401
     with bare.owner() as owner:
