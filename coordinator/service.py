@@ -168,7 +168,7 @@ class Service:
         if now - self._struck_at > STANDING_S:
             self._struck, self._struck_at = self._state.struck(), now
         if identity.name in self._struck:
-            raise IdentityError(struck_text(SiteId(identity.name)))
+            raise IdentityError(struck_text(SiteId(identity.name), self._state.inviter))
 
     def roots(self) -> tuple[x509.Certificate, ...]:
         """The authorities whose certificates are valid now, the newer last."""

@@ -84,6 +84,7 @@ class Roster(Book):
     """
 
     audit: AuditLog
+    inviter = "coordinator"  # what messages call whoever invites
 
     # --- authorities -------------------------------------------------------------------------
 
@@ -142,10 +143,16 @@ class Roster(Book):
 
     # --- invitations -------------------------------------------------------------------------
 
-    def add_invitation(self, *, fingerprint: str, site: SiteId, pem: bytes, expires: float) -> None:
-        """Keep the public half of an invitation; an earlier unused one for the site is void."""
+    def add_invitation(self, *, fingerprint: str, site: SiteId, pem: bytes, expires: float) -> bool:
+        """Keep the public half of an invitation; an earlier unused one for the site is void.
+
+        Returns whether there was one that could still have been used.
+        """
         with self._db.transaction() as db:
-            db.execute("DELETE FROM invitations WHERE site = ? AND issued IS NULL", (site,))
+            void = db.execute(
+                "DELETE FROM invitations WHERE site = ? AND issued IS NULL RETURNING expires_at",
+                (site,),
+            ).fetchall()
             self.audit.append(
                 "site_invited", site=site, fingerprint=fingerprint, expires=int(expires)
             )
@@ -153,6 +160,7 @@ class Roster(Book):
                 "INSERT INTO invitations VALUES (?, ?, ?, ?, NULL, NULL)",
                 (fingerprint, site, pem, expires),
             )
+        return any(row["expires_at"] > self._clock() for row in void)
 
     def open_invitations(self) -> list[OpenInvitation]:
         """Codes that somebody may still use, by site."""
@@ -189,13 +197,15 @@ class Roster(Book):
                 "SELECT * FROM invitations WHERE fingerprint = ?", (fingerprint,)
             ).fetchone()
             if row is None:
-                raise IdentityError("this invitation is void; ask the coordinator for a new one")
+                raise IdentityError(
+                    f"this invitation is void; ask the {self.inviter} for a new one"
+                )
             if row["issued"] is not None:
                 if row["request_key"] == request_key:
                     return bytes(row["issued"])
                 raise IdentityError(
-                    "this invitation was used before; if that was not this hospital, tell the "
-                    "coordinator's operator, and ask for a new one"
+                    "this invitation was used before; if that was not you, tell the "
+                    f"{self.inviter}'s operator, and ask for a new one"
                 )
             site = SiteId(row["site"])
             pem, site_fingerprint = issue(site)
@@ -263,7 +273,7 @@ class Roster(Book):
     def check_standing(self, site: SiteId) -> None:
         """Raise IdentityError when `site` is struck."""
         if site in self.struck():
-            raise IdentityError(struck_text(site))
+            raise IdentityError(struck_text(site, self.inviter))
 
     def strike(self, site: SiteId) -> None:
         """Refuse `site` from its next call on, and void the codes it has not used yet.
@@ -287,9 +297,11 @@ class Roster(Book):
         with self._db.transaction() as db:
             row = db.execute("SELECT * FROM sites WHERE site = ?", (site,)).fetchone()
             if row is None:
-                raise IdentityError(f"{site} is not enrolled in this study; ask for an invitation")
+                raise IdentityError(
+                    f"{site} is not enrolled here; ask the {self.inviter} for an invitation"
+                )
             if row["struck_at"] is not None:
-                raise IdentityError(struck_text(site))
+                raise IdentityError(struck_text(site, self.inviter))
             if row["fingerprint"] == fingerprint:
                 if row["previous"] is not None and row["previous_until"] is None:
                     db.execute(
@@ -298,16 +310,16 @@ class Roster(Book):
                     )
             elif row["previous"] != fingerprint or now > (row["previous_until"] or now):
                 raise IdentityError(
-                    f"{site} has a newer certificate than this one; if this is a copy of the "
-                    "worker's folder, restore the newer one, else enrol again"
+                    f"{site} has a newer certificate than this one; if this is a copy of an older "
+                    "folder, restore the newer one, else enrol again"
                 )
             if row["last_seen"] is None or now - row["last_seen"] > 5.0:
                 db.execute("UPDATE sites SET last_seen = ? WHERE site = ?", (now, site))
 
 
-def struck_text(site: SiteId) -> str:
+def struck_text(site: SiteId, inviter: str) -> str:
     """What a site hears that was struck."""
-    return f"{site} was struck from the roster; ask the coordinator's operator"
+    return f"{site} was struck from the roster; ask the {inviter}'s operator"
 
 
 def _directory_changed(db: Any) -> None:

@@ -29,7 +29,7 @@ def site_id(text: str) -> SiteId:
     """
     if not _SITE_ID.fullmatch(text):
         raise ValueError(
-            f"{text!r} is not a site name: use 1 to 40 lower-case letters, digits and hyphens"
+            f"{text!r} cannot be a name: use 1 to 40 lower-case letters, digits and hyphens"
         )
     return SiteId(text)
 

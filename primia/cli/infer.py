@@ -79,28 +79,40 @@ def invite(
     json: Json = False,
 ) -> None:
     """Model owner: print a one-time code for a data owner or the dealer."""
+    from dataclasses import asdict
+
     from primia.infer import home
 
     if once and home.has_certificate(state, role, _name(name)):
         out.print(f"{name} is enrolled already; nobody was invited", soft_wrap=True)
         return
-    invitation, fingerprint = home.invite(
-        state, role, _name(name), address, films=films, per_day=per_day
-    )
+    made = home.invite(state, role, _name(name), address, films=films, per_day=per_day)
+    invitation, allowed = made.invitation, made.budget
     if code_file is not None:
         from primia.identity.code_file import write_code_file
 
         write_code_file(invitation, code_file)
+    if made.replaced:
+        note(f"the code that was given out for {name} before is void; only this one can be used")
     if json:
         shown = {"code": invitation.code()} if code_file is None else {"code_file": str(code_file)}
-        print_json({"name": name, "role": role, **shown, "fingerprint": fingerprint})
+        limits = {} if allowed is None else {"films": allowed.films, "per_day": allowed.per_day}
+        print_json({"name": name, "role": role, **shown, **limits, "fingerprint": made.fingerprint})
         return
     out.print(f"Code for the {role} {name}, once, until {invitation.not_after:%Y-%m-%d}:")
     where = f"(in {code_file})" if code_file is not None else invitation.code()
     out.print(f"  [bold]{where}[/]", soft_wrap=True)
-    out.print("They save it to a file and run: primia infer enrol CODE-FILE --fingerprint …")
+    if allowed is not None:
+        out.print(_may_ask(name, **asdict(allowed)), soft_wrap=True)
+    dealers = "" if role == "dealer" else " --dealer-fingerprint …"
+    out.print(
+        "They save it to a file and run: primia infer enrol CODE-FILE --fingerprint …" + dealers,
+        soft_wrap=True,
+    )
     out.print("Read this fingerprint to them by telephone:")
-    out.print(f"  {fingerprint}", soft_wrap=True)
+    out.print(f"  {made.fingerprint}", soft_wrap=True)
+    if dealers:
+        out.print("The dealer's they have to hear from the dealer, not from you.")
 
 
 @app.command()
@@ -136,11 +148,7 @@ def budget(
     if json:
         print_json(found)
     else:
-        out.print(
-            f"{name} may ask about {found['films']} films in all ({found['asked']} asked), and "
-            f"{found['per_day']} in any 24 hours ({found['asked_today']} asked)",
-            soft_wrap=True,
-        )
+        out.print(_may_ask(name, **found), soft_wrap=True)
 
 
 @app.command()
@@ -168,11 +176,20 @@ def enrol(
         out.print(f"enrolled already, in {state.resolve()}", soft_wrap=True)
         return
     own = home.enrol(state, read_code_file(code_file, wait), fingerprint, dealer=dealer_fingerprint)
-    out.print(f"[green]enrolled[/] as {own.identity}", soft_wrap=True)
+    out.print(f"[green]enrolled[/] as {home.called(own.identity)}", soft_wrap=True)
     out.print(f"the authority's fingerprint: {mark(own.authority)}", soft_wrap=True)
     if own.identity.role.value == "dealer":
         out.print("read this one to the data owners by telephone, it is yours:")
         out.print(f"  {mark(own.certificate)}", soft_wrap=True)
+        out.print("next: primia infer dealer --listen HOST:PORT")
+        return
+    if dealer_fingerprint is None:
+        note(
+            "without --dealer-fingerprint the first dealer that the model owner names is taken; "
+            "hear its fingerprint from the dealer by telephone, and run: primia infer trust "
+            "FINGERPRINT"
+        )
+    out.print("next: primia infer stock 20, then primia infer ask FILM")
 
 
 @app.command()
@@ -359,6 +376,13 @@ def _print_demo(found: Shown) -> None:
         out.print(table)
         out.print()
     out.print(f"{found.agree} of {len(found.films)} answers are the same")
+
+
+def _may_ask(name: str, films: int, per_day: int, asked: int, asked_today: int) -> str:
+    return (
+        f"{name} may ask about {films} films in all ({asked} asked), and {per_day} in any 24 hours "
+        f"({asked_today} asked)"
+    )
 
 
 def _name(text: str) -> SiteId:

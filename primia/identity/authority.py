@@ -102,7 +102,7 @@ def create(folder: Path, study: str, *, now: datetime, valid_days: int) -> Autho
     """
     # The certificate is written last: a key alone never issued anything and may go.
     if (folder / CERTIFICATE_FILE).exists():
-        raise StateError(f"{folder} already holds a study authority; choose another folder")
+        raise StateError(f"{folder} already holds an authority; choose another folder")
     key = keyfile.new_key()
     name = common_name(f"primia study {study}")
     certificate = (

@@ -125,7 +125,7 @@ class DealerService:
             site=order.data_owner.name, batch=batch.hex(), program=program.digest,
             sessions=len(rows),
         )  # fmt: skip
-        log.info("dealing", site=order.data_owner.name, sessions=len(rows))
+        log.info("dealing", data_owner=order.data_owner.name, sessions=len(rows))
         return for_model, self._sessions(program, order, binding, rows)
 
     def _sessions(
@@ -168,7 +168,7 @@ class DealerService:
             if (identity, fingerprint(certificate)) != (waiting.data_owner, waiting.fingerprint):
                 raise IdentityError("this batch was ordered for somebody else")
             del self._batches[batch]
-        log.info("delivered", site=identity.name)
+        log.info("delivered", data_owner=identity.name)
         return waiting.collected
 
     def waiting(self) -> int:

@@ -32,7 +32,7 @@ from primia.identity.certificate import (
 from primia.identity.invitation import Invitation, read_code
 from primia.infer.data_store import DataStore
 from primia.infer.dealer_store import DealerStore
-from primia.infer.model_store import ModelStore
+from primia.infer.model_store import Budget, ModelStore
 from primia.storage.folder import StateFolder
 from primia.types import SiteId
 from primia.wire.channel import ClientTls
@@ -41,6 +41,7 @@ AUTHORITY_DAYS = 3650
 CERTIFICATE_DAYS = 825
 INVITATION_DAYS = 14
 
+DATA_OWNER = "data owner"  # what a study calls a site
 ROLE_NAMES = {"data-owner": Role.SITE, "dealer": Role.DEALER}
 """As `primia infer invite` takes them."""
 
@@ -135,6 +136,19 @@ def open_model(folder: Path) -> tuple[ModelStore, Own]:
     return store, Own(who, mine, root, key)
 
 
+@dataclass(frozen=True)
+class Invited:
+    """A one-time invitation, and the authority's fingerprint.
+
+    replaced: a code given out before is void now. budget: a data owner's.
+    """
+
+    invitation: Invitation
+    fingerprint: str
+    replaced: bool
+    budget: Budget | None
+
+
 def invite(
     folder: Path,
     role: str,
@@ -143,8 +157,8 @@ def invite(
     *,
     films: int | None = None,
     per_day: int | None = None,
-) -> tuple[Invitation, str]:
-    """Make a one-time invitation; returns it and the authority's fingerprint.
+) -> Invited:
+    """Make a one-time invitation.
 
     films, per_day: a data owner's query budget, if it is not the usual one.
     Raises StateError when that name is enrolled, or when there is another dealer.
@@ -179,15 +193,16 @@ def invite(
             store.note("dealer", name)
         elif films is not None or per_day is not None:
             store.set_budget(name, films=films, per_day=per_day)
-        store.add_invitation(
+        replaced = store.add_invitation(
             fingerprint=fingerprint(certificate),
             site=name,
             pem=to_pem(certificate),
             expires=made.not_after.timestamp(),
         )
+        allowed = None if role == "dealer" else store.budget(name)
     finally:
         store.close()
-    return made, fingerprint(own.authority)
+    return Invited(made, fingerprint(own.authority), replaced, allowed)
 
 
 def has_certificate(folder: Path, role: str, name: SiteId) -> bool:
@@ -198,6 +213,9 @@ def has_certificate(folder: Path, role: str, name: SiteId) -> bool:
         return enrolled and (store.noted("dealer") == name) == (role == "dealer")
     finally:
         store.close()
+
+
+# --- data owner and dealer -----------------------------------------------------------------------
 
 
 def enrol(folder: Path, code: str, expected: str | None, *, dealer: str | None = None) -> Own:
@@ -255,14 +273,16 @@ def is_enrolled(folder: Path) -> bool:
 
 def load(folder: Path, role: Role) -> Own:
     """Read an enrolled identity back and check it. Raises IdentityError or StateError."""
-    called = CALLED.get(role, "data owner")
     if not is_enrolled(folder):
         raise StateError(
             f"nobody enrolled in {folder}; run: primia infer enrol CODE-FILE --state {folder}"
         )
     certificate = from_pem(keyfile.load(folder / "identity" / "own.pem"))
     if identity_of(certificate).role is not role:
-        raise StateError(f"{folder} belongs to {identity_of(certificate)}, this is for a {called}")
+        raise StateError(
+            f"{folder} belongs to the {called(identity_of(certificate))}, this is for a "
+            f"{CALLED.get(role, DATA_OWNER)}"
+        )
     root = from_pem(keyfile.load(folder / "identity" / "authority.pem"))
     who = check_issued(certificate, root, role=role, now=now())
     key = keyfile.load_key(folder / "identity" / "own.key")
@@ -271,6 +291,11 @@ def load(folder: Path, role: Role) -> Own:
     address = store.noted("address") or ""
     store.close()
     return Own(who, certificate, root, key, address)
+
+
+def called(identity: Identity) -> str:
+    """Somebody in messages and logs."""
+    return f"{CALLED.get(identity.role, DATA_OWNER)} {identity.name}"
 
 
 def plain(text: str) -> str:

@@ -159,7 +159,7 @@ class ModelService:
         form = serialization.PublicFormat.SubjectPublicKeyInfo
         request_key = sha256(key.public_bytes(serialization.Encoding.DER, form))
         pem = self._book.redeem(fingerprint(certificate), request_key, issue)
-        log.info("enrolled", site=identity.name)
+        log.info("enrolled", who=home.called(Identity(role, identity.name)))
         return Enrolment(certificate=pem, authority=to_pem(made.certificate))
 
     def roots(self) -> tuple[x509.Certificate, ...]:
@@ -246,7 +246,7 @@ class ModelService:
             raise
         self._book.hold(batch, keys)
         self._held[batch.batch] = time.monotonic()
-        log.info("stocked", site=site, sessions=len(keys), bytes=received)
+        log.info("stocked", data_owner=site, sessions=len(keys), bytes=received)
         yield Stocked(len(keys), received, batch.batch)
 
     def _drop_unopened(self) -> None:
@@ -285,7 +285,7 @@ class ModelService:
             if not holds:
                 self._book.drop_batch(batch)
                 self._book.audit.append("batch_refused", site=site, batch=batch.hex())
-                log.error("batch_refused", site=site)
+                log.error("batch_refused", data_owner=site)
                 raise PeerError(
                     "an opened session does not hold what it should: the dealer, or the way to "
                     "it, is faulty; the whole batch was discarded, tell the dealer's operator"
@@ -325,7 +325,7 @@ class ModelService:
                 raise
             finally:
                 taken.close()
-                log.info("prediction_ended", site=site, number=held.number, outcome=outcome)
+                log.info("prediction_ended", data_owner=site, number=held.number, outcome=outcome)
 
     def _check_program(self, program: Digest) -> None:
         if program != self._served.program.digest:

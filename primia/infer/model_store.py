@@ -86,6 +86,8 @@ class Held:
 class ModelStore(Roster):
     """The model owner's database, audit log and folder of material."""
 
+    inviter = "model owner"
+
     def __init__(
         self, folder: Path, clock: Callable[[], float] = time.time, disk: Disk = DISK
     ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from primia.wire.inference_handler import Terms
 
 
 def roster_json(folder: Path) -> list[dict[str, Any]]:
-    """Everybody who enrolled."""
+    """Everybody who enrolled, and who has a code that was not used."""
     store, _ = home.open_model(folder)
     try:
         dealer, stocked = store.noted("dealer"), store.stocked()
@@ -26,7 +27,7 @@ def roster_json(folder: Path) -> list[dict[str, Any]]:
             row = {
                 "name": site.site,
                 "role": "dealer" if site.site == dealer else "data-owner",
-                "struck": site.struck_at is not None,
+                "state": "enrolled" if site.struck_at is None else "struck",
                 "last_seen": site.last_seen,
             }
             if site.site != dealer:
@@ -35,6 +36,11 @@ def roster_json(folder: Path) -> list[dict[str, Any]]:
                     "material_bytes": store.material_bytes(site.site),
                 }
             found.append(row)
+        for code in store.open_invitations():
+            role = "dealer" if code.site == dealer else "data-owner"
+            found.append(
+                {"name": code.site, "role": role, "state": "invited", "expires_at": code.expires_at}
+            )
         return found
     finally:
         store.close()
@@ -51,9 +57,15 @@ def roster_table(folder: Path) -> Table:
         size = f"{row['material_bytes'] / 1e6:.0f}" if "films" in row else "-"
         table.add_row(
             row["name"], row["role"], asked, today, str(row.get("stocked", "-")), size,
-            "[yellow]struck[/]" if row["struck"] else "",
+            _state(row),
         )  # fmt: skip
     return table
+
+
+def _state(row: dict[str, Any]) -> str:
+    if row["state"] != "invited":
+        return "[yellow]struck[/]" if row["state"] == "struck" else ""
+    return f"invited until {datetime.fromtimestamp(row['expires_at'], UTC):%Y-%m-%d}"
 
 
 def strike(folder: Path, name: SiteId) -> None:

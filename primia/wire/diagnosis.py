@@ -209,8 +209,9 @@ def _first_bytes(address: str, tls: ClientTls, link: ssl.SSLSocket) -> PrimiaErr
         return None
     if identity_of(from_pem(tls.certificate)).role is Role.ENROL:
         return IdentityError(
-            f"the {who} at {address} does not know this invitation: it was withdrawn, has "
-            f"expired by the {who}'s clock, or belongs to another {who}; ask for a new one"
+            f"the {who} at {address} does not know this invitation: it was withdrawn or replaced "
+            f"by a newer one, has expired by the {who}'s clock, or belongs to another {who}; ask "
+            "for a new one"
         )
     return _refused(address, tls, served)
 

@@ -12,7 +12,7 @@ from typing import IO, Any, TypeVar
 import grpc
 
 from primia.errors import PeerError, PrimiaError, Unreachable
-from primia.identity.certificate import CALLED, Identity, Role
+from primia.identity.certificate import CALLED, Role
 from primia.types import Digest
 from primia.wire import convert
 from primia.wire.channel import CHUNK, ClientTls, connect
@@ -275,11 +275,6 @@ class DealerLink(_Link):
         if collected.batch.batch != batch:
             raise PeerError("the dealer sent another batch than was asked for")
         return collected
-
-
-def who(identity: Identity) -> str:
-    """For messages."""
-    return f"{CALLED.get(identity.role, 'data owner')} {identity.name}"
 
 
 class _Counted:

@@ -245,7 +245,7 @@ def test_a_request_not_signed_by_its_own_key_is_refused(authority):
 
 def test_a_second_authority_in_the_same_folder_is_refused(tmp_path: Path):
     authorities.create(tmp_path / "a", "chest", now=NOW, valid_days=10)
-    with pytest.raises(StateError, match="already holds a study authority"):
+    with pytest.raises(StateError, match="already holds an authority"):
         authorities.create(tmp_path / "a", "chest", now=NOW, valid_days=10)
 
 

@@ -64,10 +64,10 @@ class World:
         self.start_model()
 
     def enrol(self, name: str, role: str = "data-owner", **budget: int) -> None:
-        invitation, fingerprint = home.invite(
+        made = home.invite(
             self.root / "model", role, SiteId(name), f"127.0.0.1:{self.model_port}", **budget
         )
-        home.enrol(self.root / name, invitation.code(), fingerprint)
+        home.enrol(self.root / name, made.invitation.code(), made.fingerprint)
 
     def owner(self, name: str = "hospital", engine: toy.Toy | None = None) -> DataOwner:
         return DataOwner(self.root / name, engine or self.engine)

@@ -312,10 +312,8 @@ def test_another_dealer_than_the_pinned_one_is_not_taken(world: World) -> None:
 
 
 def test_the_dealers_own_fingerprint_can_be_given_when_enrolling(bare: World) -> None:
-    invitation, _ = home.invite(
-        bare.root / "model", "data-owner", HOSPITAL, f"127.0.0.1:{bare.model_port}"
-    )
-    home.enrol(bare.root / "hospital", invitation.code(), None, dealer=":".join(["ab"] * 32))
+    made = home.invite(bare.root / "model", "data-owner", HOSPITAL, f"127.0.0.1:{bare.model_port}")
+    home.enrol(bare.root / "hospital", made.invitation.code(), None, dealer=":".join(["ab"] * 32))
     with pytest.raises(IdentityError, match="not the one pinned"):
         bare.owner()
 

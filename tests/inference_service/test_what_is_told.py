@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import structlog
 from typer.testing import CliRunner, Result
 
 from primia.cli.infer import app
+from primia.errors import ConfigError, IdentityError, StateError
+from primia.infer import home, overview
 from primia.infer.data_owner import DataOwner
 from primia.types import SiteId
 from tests.inference_service import toy
@@ -21,6 +24,7 @@ HOSPITAL = SiteId("hospital")
 @pytest.fixture(autouse=True)
 def _toy_protocol(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("primia.infer.engine.REAL", world.engine)
+    structlog.reset_defaults()  # a command of an earlier test logs nothing
 
 
 def call(*arguments: str | Path) -> Result:
@@ -78,3 +82,93 @@ def test_discarding_says_how_many_and_stocking_nothing_says_nothing_of_it(world:
     found = call("stock", "0", "--discard", *state).stdout
     assert "discarded 1 session\n" in found
     assert "stocked" not in found
+
+
+def invite(world: World, name: str, *options: str, role: str = "data-owner") -> Result:
+    address = f"127.0.0.1:{world.model_port}"
+    model = ("--state", world.root / "model")
+    return call("invite", role, name, "--address", address, *options, *model)
+
+
+def roster(world: World) -> dict[str, dict[str, object]]:
+    found = json.loads(call("roster", "--json", "--state", world.root / "model").stdout)
+    return {row["name"]: row for row in found}
+
+
+def test_a_second_code_says_that_the_first_is_void_and_what_may_be_asked(world: World) -> None:
+    first = invite(world, "clinic", "--films", "30")
+    assert "void" not in first.stderr
+    assert "30 films in all (0 asked), and 200 in any 24 hours" in first.stdout
+    again = invite(world, "clinic")
+    assert "the code that was given out for clinic before is void" in again.stderr
+    assert "30 films in all" in again.stdout, "the budget of before holds"
+
+
+def test_the_roster_shows_codes_that_were_not_used(world: World) -> None:
+    invite(world, "clinic")
+    assert roster(world)["clinic"]["state"] == "invited"
+    assert roster(world)["hospital"]["state"] == "enrolled"
+    shown = call("roster", "--state", world.root / "model").stdout
+    assert "invited until" in shown
+    world.enrol("clinic")
+    assert roster(world)["clinic"]["state"] == "enrolled"
+    overview.strike(world.root / "model", SiteId("clinic"))
+    assert roster(world)["clinic"]["state"] == "struck"
+
+
+def test_a_data_owner_is_told_to_hear_the_dealers_fingerprint_from_the_dealer(
+    world: World, tmp_path: Path
+) -> None:
+    assert "--dealer-fingerprint" in invite(world, "one", "--code-file", f"{tmp_path}/one").stdout
+    warned = call("enrol", tmp_path / "one", "--state", tmp_path / "1")
+    assert "enrolled as data owner one" in warned.stdout
+    assert "next: primia infer stock" in warned.stdout
+    assert "primia infer trust FINGERPRINT" in warned.stderr
+    invite(world, "two", "--code-file", f"{tmp_path}/two")
+    mark = ":".join(["ab"] * 32)
+    given = ("--dealer-fingerprint", mark)
+    assert call("enrol", tmp_path / "two", *given, "--state", tmp_path / "2").stderr == ""
+
+
+def test_messages_name_the_model_owner_and_no_study(world: World, tmp_path: Path) -> None:
+    study = re.compile(r"coordinator|worker|study|\bsite\b|hospital[^-]")
+    said = []
+    overview.strike(world.root / "model", SiteId("hospital"))
+    with pytest.raises(IdentityError, match="ask the model owner's operator") as struck:
+        world.owner()
+    said.append(struck)
+    made = home.invite(
+        world.root / "model", "data-owner", SiteId("clinic"), f"127.0.0.1:{world.model_port}"
+    )
+    home.enrol(tmp_path / "a", made.invitation.code(), None)
+    with pytest.raises(IdentityError, match="tell the model owner's operator") as used:
+        home.enrol(tmp_path / "b", made.invitation.code(), None)
+    said.append(used)
+    overview.strike(world.root / "model", SiteId("clinic"))
+    world.enrol("clinic")
+    with pytest.raises(IdentityError, match="copy of an older folder") as older:
+        DataOwner(tmp_path / "a", world.engine)
+    said.append(older)
+    for command in (("init", "chest", "--state", f"{world.root}/model"),):
+        done = CliRunner().invoke(app, command)
+        assert isinstance(done.exception, StateError)
+        assert not study.search(str(done.exception)), done.exception
+    done = CliRunner().invoke(app, ["invite", "data-owner", "Ward B", "--address", "a:1"])
+    assert isinstance(done.exception, ConfigError)
+    assert not study.search(str(done.exception)), done.exception
+    for error in said:
+        text = str(error.value).replace("hospital was struck", "")
+        assert not study.search(text), text
+
+
+def test_the_logs_of_the_servers_name_data_owners(world: World) -> None:
+    with structlog.testing.capture_logs() as lines:
+        world.enrol("clinic")
+        with world.owner("clinic") as owner:
+            owner.stock(1)
+            owner.ask(toy.films(), 1)
+    assert {"enrolled", "dealing", "stocked", "delivered", "prediction_ended"} <= {
+        line["event"] for line in lines
+    }
+    assert all("site" not in line for line in lines)
+    assert [line["who"] for line in lines if line["event"] == "enrolled"] == ["data owner clinic"]
