@@ -106,6 +106,12 @@ def _follow(receivers: list[Connection], terms: LocalTerms, on_step: OnStep | No
 _STEP, _DONE = b"step", b"done"
 
 
+def leave_group() -> None:
+    """End the process group, all together: gloo aborts now and then when its peer has gone."""
+    dist.barrier()
+    dist.destroy_process_group()
+
+
 def _work(
     rank: int,
     devices: list[str],
@@ -138,4 +144,4 @@ def _work(
         group=dist.group.WORLD,
     )
     sender.send_bytes(update.delta.tobytes() if first else _DONE)
-    dist.destroy_process_group()
+    leave_group()

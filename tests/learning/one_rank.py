@@ -13,6 +13,7 @@ from torch import nn
 
 from primia.learning import private
 from primia.learning.clipping import AdaptiveQuantile, Flat
+from primia.learning.parallel import leave_group
 
 
 def main(rank, ranks, meeting, steps, rate, kind):
@@ -53,7 +54,7 @@ def main(rank, ranks, meeting, steps, rate, kind):
     weights = torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
     print(json.dumps({"weights": weights, "rows": rows_seen, "clip_norm": clipping.clip_norm}))
     if group is not None:
-        dist.destroy_process_group()
+        leave_group()
 
 
 def no_entropy(size):
