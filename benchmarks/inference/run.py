@@ -100,22 +100,28 @@ def ask_peer(peer: str, folder: Path) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    shown = Table()
-    for column in ("case", "system", "link"):
-        shown.add_column(column)
-    for column in ("online s", "times primia", "MB", "dealer s", "dealer MB", "peak MB", "error"):
-        shown.add_column(column, justify="right")
+    """80 columns wide, a block for each case."""
+    shown = Table(box=None, padding=(0, 1, 0, 0))
+    shown.add_column("")
+    for column in (
+        "online\ns", "times\nprimia", "MB", "dealer\ns", "dealer\nMB", "peak\nMB", "error",
+    ):  # fmt: skip
+        shown.add_column(column, justify="right", no_wrap=True)
     base = {r["case"]: r["seconds"] for r in rows if (r["system"], r["link"]) == OURS}
+    case = None
     for r in rows:
-        start = (r["case"], r["system"], r["link"])
+        if r["case"] != case:
+            case = r["case"]
+            shown.add_row(f"[bold]{case}[/]")
+        system = r["system"] if r["link"] == "loopback" else f"{r['system']} at {r['link']}"
         if "missing" in r:
-            shown.add_row(*start, r["missing"])
+            shown.add_row(system, "-")
             continue
         times = f"{r['seconds'] / base[r['case']]:.1f}"
         cells = [f"{r['seconds']:.2f}", times, _mb(r.get("bytes"))]
         dealer = r.get("dealer_seconds")
         cells += ["" if dealer is None else f"{dealer:.2f}", _mb(r.get("dealer_bytes"))]
-        shown.add_row(*start, *cells, f"{r['peak_mb']:.0f}", f"{r['max_logit_error']:.1e}")
+        shown.add_row(system, *cells, f"{r['peak_mb']:.0f}", f"{r['max_logit_error']:.1e}")
     return shown
 
 

@@ -302,6 +302,9 @@ def ask(
     answer_file: Annotated[
         Path | None, typer.Option(help="Also write the answers here (JSON, mode 0600).")
     ] = None,
+    show_costs: Annotated[
+        bool, typer.Option("--costs", help="Also show seconds and megabytes of each phase.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Data owner: the model's answers for films that nobody else sees."""
@@ -331,8 +334,9 @@ def ask(
     out.print(answers.table(found, program.answer))
     if noise:
         out.print(f"the model owner has noise of deviation {noise:g} added to every logit")
-    out.print()
-    out.print(answers.costs_table(costs))
+    if show_costs:
+        out.print()
+        out.print(answers.costs_table(costs))
 
 
 @app.command()

@@ -32,6 +32,7 @@ class Defect(enum.StrEnum):
     """Why a film is quarantined."""
 
     MISSING = "missing"
+    NO_FILE = "a folder or a device, where a file is wanted"
     DAMAGED = "truncated or damaged"
     FORMAT = "neither DICOM nor PNG nor JPEG"
     LARGE = f"above {MAX_FILE_BYTES >> 20} MiB or {MAX_PIXELS // 1_000_000} megapixels"

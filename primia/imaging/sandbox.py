@@ -79,7 +79,7 @@ class Sandbox:
             return Defect.DAMAGED
         try:
             if not stat.S_ISREG(os.fstat(file).st_mode):
-                return Defect.MISSING
+                return Defect.NO_FILE
             for _ in range(2):
                 if self._given_up:
                     break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,23 +41,30 @@ def answered(
 
 
 def table(answers: Sequence[Answered], mode: str) -> Table:
-    """One line a film."""
+    """One line a film, by what tells it from the others."""
     shown = Table(box=None, pad_edge=False)
     shown.add_column("film", overflow="fold")
     shown.add_column("class")
     classes = list(answers[0].values) if answers and mode != "class" else []
     for name in classes:
         shown.add_column(name, justify="right")
-    for a in answers:
+    for name, a in zip(_short([a.film for a in answers]), answers, strict=True):
         figures = [f"{a.values[c]:.{2 if mode == 'probabilities' else 4}f}" for c in classes]
-        shown.add_row(a.film, a.likeliest or "a tie", *figures)
+        shown.add_row(name, a.likeliest or "a tie", *figures)
     return shown
+
+
+def _short(films: Sequence[str]) -> list[str]:
+    """Paths without the folder that all are in."""
+    paths = [os.path.abspath(film) for film in films]
+    common = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
+    return [os.path.relpath(path, common) for path in paths]
 
 
 def costs_table(costs: Costs) -> Table:
     """Seconds and megabytes of each phase."""
     shown = Table(box=None, pad_edge=False)
-    for name in ("phase", "seconds", "MB sent", "MB received", "frames"):
+    for name in ("phase", "seconds", "MB sent", "MB received", "messages"):
         shown.add_column(name, justify="left" if name == "phase" else "right")
     names = {
         "weights": "masked weights (once a version)",

@@ -60,6 +60,7 @@ def serve_model(
                 stop.wait()
                 server.stop(_GRACE_S)
             book.audit.append("stopped")
+            log.info("stopped")
         finally:
             book.close()
 
@@ -96,6 +97,7 @@ def serve_dealer(folder: Path, listen: str, engine: Engine) -> None:
                 stop.wait()
                 server.stop(_GRACE_S)
             book.audit.append("stopped")
+            log.info("stopped")
         finally:
             book.close()
 

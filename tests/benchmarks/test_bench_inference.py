@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from benchmarks.inference import cases, peers, run
 from primia.demo.fleet import free_port
@@ -48,6 +50,26 @@ def test_a_peer_that_is_not_installed_is_named(
 ) -> None:
     monkeypatch.setitem(run.INTERPRETERS, "crypten", tmp_path / "python")
     assert "run make bench-inference" in run.ask_peer("crypten", tmp_path)["missing"]
+
+
+def test_the_table_is_whole_at_80_columns() -> None:
+    figures = {
+        "seconds": 123.456, "bytes": 3.7654e9, "dealer_seconds": 12.345, "dealer_bytes": 2.7654e8,
+        "peak_mb": 12345.0, "max_logit_error": 1.234e-5,
+    }  # fmt: skip
+    ours = [{"case": c.name, "system": "primia", "link": link, **figures}
+            for c in cases.CASES for link in run.LINKS]  # fmt: skip
+    theirs = [
+        {"case": cases.CASES[-1].name, "system": "crypten", "link": "loopback", "missing": "-"}
+    ]
+    console = Console(width=80, file=io.StringIO())
+    console.print(run.table([*ours, *theirs]))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert "…" not in "".join(lines)
+    rows = [line.split()[-7:] for line in lines if " at " in line]
+    assert len(rows) == len(ours) - len(cases.CASES)
+    assert all(r == ["123.46", "1.0", "3765.4", "12.35", "276.5", "12345", "1.2e-05"] for r in rows)
+    assert {c.name for c in cases.CASES} <= {line.strip() for line in lines}
 
 
 def test_peers_get_the_network_that_is_prepared(tmp_path: Path) -> None:

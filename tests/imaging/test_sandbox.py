@@ -100,11 +100,12 @@ def test_films_come_back_in_the_order_given(tmp_path):
         assert np.array_equal(picture.pixels, film(number, height=SIZE, width=SIZE))
 
 
-def test_what_is_no_file_is_missing_and_nobody_waits_for_it(tmp_path):
+def test_what_is_no_file_is_named_as_such_and_nobody_waits_for_it(tmp_path):
     os.mkfifo(tmp_path / "fifo.png")
     paths = [tmp_path / "none.png", tmp_path, tmp_path / "fifo.png"]
     with Sandbox(1) as box:
-        assert list(box.decode([(p, False) for p in paths], SIZE)) == [Defect.MISSING] * 3
+        found = list(box.decode([(p, False) for p in paths], SIZE))
+    assert found == [Defect.MISSING, Defect.NO_FILE, Defect.NO_FILE]
 
 
 def test_a_file_above_the_limit_is_refused(monkeypatch):

@@ -50,6 +50,11 @@ def test_what_is_no_film_is_refused_by_its_name(tmp_path: Path, content: bytes) 
         films.read([path], toy.program())
 
 
+def test_a_folder_is_not_called_missing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a folder .* where a file is wanted; nothing was asked"):
+        films.read([tmp_path], toy.program())
+
+
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[World]:
     """The real protocol, in answer to commands of other processes."""

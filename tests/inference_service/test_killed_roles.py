@@ -194,3 +194,12 @@ def test_a_dealer_killed_in_the_middle_of_a_batch(cast: Cast, tmp_path: Path) ->
     cast.dealer()
     with cast.owner() as owner:
         ask(owner)
+
+
+def test_servers_that_are_told_to_stop_say_that_they_did(cast: Cast) -> None:
+    for process in (cast.dealer(), cast.model()):
+        process.terminate()
+        assert process.wait(PATIENCE_S) == 0
+    logs = {log.name.split("-")[0]: log.read_text() for log in cast.root.glob("*.log")}
+    assert logs.keys() == {"dealer", "model"}
+    assert all('"event": "stopped"' in text for text in logs.values()), logs

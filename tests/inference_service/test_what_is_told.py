@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import structlog
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from primia.cli.infer import app
 from primia.errors import ConfigError, IdentityError, StateError
-from primia.infer import home, overview
+from primia.infer import answers, home, overview
 from primia.infer.data_owner import DataOwner
+from primia.inference.messages import Prediction
 from primia.types import SiteId
 from tests.inference_service import toy
 from tests.inference_service.conftest import World
@@ -159,6 +163,30 @@ def test_messages_name_the_model_owner_and_no_study(world: World, tmp_path: Path
     for error in said:
         text = str(error.value).replace("hospital was struck", "")
         assert not study.search(text), text
+
+
+def test_a_table_of_answers_names_films_by_what_tells_them_apart(tmp_path: Path) -> None:
+    def shown(*films: Path) -> str:
+        found = answers.answered(films, ("well", "ill"), np.eye(2)[[0] * len(films)])
+        console = Console(width=80, file=io.StringIO())
+        console.print(answers.table(found, "class"))
+        return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+    deep = tmp_path / ("folder" * 12)
+    assert str(tmp_path)[:9] not in shown(deep / "film.png")
+    two = shown(deep / "a" / "film.png", deep / "b" / "film.png")
+    assert [line.split()[0] for line in two.splitlines()[1:]] == ["a/film.png", "b/film.png"]
+
+
+def test_what_an_answer_cost_is_shown_when_asked_for(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("primia.infer.films.read", lambda *_: toy.films())
+    answer = Prediction("class", np.eye(2)[[0]])
+    monkeypatch.setattr(DataOwner, "ask", lambda *_: [answer])
+    arguments = ("ask", tmp_path / "film.png", "--state", world.root / "hospital")
+    assert "seconds" not in call(*arguments).stdout
+    assert "messages" in call(*arguments, "--costs").stdout
 
 
 def test_the_logs_of_the_servers_name_data_owners(world: World) -> None:
