@@ -22,6 +22,7 @@ app.callback(invoke_without_command=True)(version_option)
 
 app.add_typer(plan_commands.app, name="plan")
 app.add_typer(ledger_commands.app, name="ledger")
+app.command("budget")(ledger_commands.show)  # as `ledger show`
 
 
 @app.command()
@@ -127,18 +128,6 @@ def doctor(
         os._exit(int(must_mend(visit)))
     if must_mend(visit):
         raise typer.Exit(1)
-
-
-@app.command()
-def budget(config: Config, state: State = HERE, json: Json = False) -> None:
-    """What the ledger holds: ε spent, the cap, every charge."""
-    from worker.budget import budget_json, budget_table
-
-    found = budget_json(state, config)
-    if json:
-        print_json(found)
-    else:
-        out.print(budget_table(found))
 
 
 @app.command()

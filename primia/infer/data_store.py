@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from primia.errors import PeerError, StateError
-from primia.infer import material
-from primia.infer.material import Taken
+from primia.infer.material import MaterialFolder, Taken
 from primia.storage.audit_log import FILE, AuditLog
 from primia.storage.book import Book
 from primia.storage.disk import DISK, Disk
@@ -64,20 +63,11 @@ class DataStore(Book):
     ) -> None:
         super().__init__(folder / DATABASE, _MIGRATIONS, clock, disk)
         self.audit = AuditLog(folder / FILE, clock, disk)
-        self._folder = folder / MATERIAL
-        self._disk = disk
-        try:
-            disk.make_folder(self._folder)
-        except OSError as err:
-            raise StateError(f"cannot make {self._folder}: {err.strerror}") from err
-
-    def path(self, session: bytes) -> Path:
-        """Where the products of a session are."""
-        return self._folder / session.hex()
+        self.material = MaterialFolder(folder / MATERIAL, disk)
 
     def keep_products(self, session: bytes, key: bytes, products: Iterable[bytes]) -> None:
         """Put the work that needs no film on disk, as the model owner's material is."""
-        material.write(self.path(session), key, session, products, self._disk)
+        self.material.write(session, key, products)
         with self._db.transaction() as db:
             db.execute(
                 "UPDATE sessions SET key = ? WHERE session = ? AND state = 'held'", (key, session)
@@ -87,10 +77,7 @@ class DataStore(Book):
         """Delete files of products that no session can use any more."""
         with self._db.transaction() as db:
             rows = db.execute("SELECT session FROM sessions WHERE state <> 'spent'").fetchall()
-        kept = {r["session"].hex() for r in rows}
-        for name in self._disk.names(self._folder):
-            if name not in kept:
-                self._disk.remove(self._folder / name)
+        self.material.keep_only(r["session"] for r in rows)
 
     def hold(self, collected: Collected) -> None:
         """Keep the seeds of a batch; none may be used before `release`.
@@ -173,7 +160,7 @@ class DataStore(Book):
             taken = None
             if row["key"] is not None:
                 # Opened before another process may sweep it, deleted once the row is spent.
-                taken = Taken(self.path(row["session"]), row["session"], self._disk)
+                taken = self.material.take(row["session"])
             _spend(db, row["session"], told=False)
             db.execute(
                 "UPDATE sessions SET begun_at = ? WHERE session = ?",
@@ -233,7 +220,9 @@ class DataStore(Book):
 
     def material_bytes(self) -> int:
         """What the work done beforehand takes of this disk."""
-        return material.bytes_in(self._folder / name for name in self._disk.names(self._folder))
+        with self._db.transaction() as db:
+            rows = db.execute("SELECT session FROM sessions WHERE state <> 'spent'").fetchall()
+        return self.material.bytes_of(r["session"] for r in rows)
 
     def stocked(self) -> dict[tuple[Digest, int], int]:
         """How many sessions may be begun, by program and films in each."""

@@ -26,52 +26,83 @@ _MORE, _LAST, _END = b"\0", b"\1", b"\2"  # of a message; of the file
 _SEAL = 1 + 16  # bytes that a record is longer than its text
 
 
-def bytes_in(paths: Iterable[Path]) -> int:
-    """What these files take; one that is used and deleted meanwhile takes nothing."""
-    total = 0
-    for path in paths:
-        with suppress(FileNotFoundError):
-            total += path.stat().st_size
-    return total
+class MaterialFolder:
+    """The files of a store's sessions, named by session."""
 
+    def __init__(self, folder: Path, disk: Disk = DISK) -> None:
+        """Make it where it is missing. Raises StateError."""
+        self._folder = folder
+        self._disk = disk
+        try:
+            disk.make_folder(folder)
+        except OSError as err:
+            raise StateError(f"cannot make {folder}: {err.strerror}") from err
 
-def write(
-    path: Path, key: bytes, session: bytes, messages: Iterable[bytes], disk: Disk = DISK
-) -> int:
-    """Keep the messages of a session, in order; durable on return. Returns their bytes.
+    def path(self, session: bytes) -> Path:
+        """Where the file of a session is."""
+        return self._folder / session.hex()
 
-    key: 32 bytes, used for no other file. Raises StateError (disk full and the like).
-    """
-    size = 0
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            sealer = _Sealer(key, session)
-            for message in messages:
-                size += len(message)
-                for start in range(0, max(1, len(message)), RECORD):
-                    part = message[start : start + RECORD]
-                    flag = _LAST if start + RECORD >= len(message) else _MORE
-                    _put(file, sealer.seal(flag + part))
-            _put(file, sealer.seal(_END))
-            file.flush()
-            os.fsync(file.fileno())
-        disk.sync_folder(path.parent)
-    except OSError as err:
-        path.unlink(missing_ok=True)
-        raise StateError(
-            f"cannot keep correlated randomness in {path.parent}: {err.strerror}; free space there"
-        ) from err
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    return size
+    def write(self, session: bytes, key: bytes, messages: Iterable[bytes]) -> int:
+        """Keep the messages of a session, in order; durable on return. Returns their bytes.
+
+        key: 32 bytes, used for no other file. Raises StateError (disk full and the like).
+        """
+        path = self.path(session)
+        size = 0
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                sealer = _Sealer(key, session)
+                for message in messages:
+                    size += len(message)
+                    for start in range(0, max(1, len(message)), RECORD):
+                        part = message[start : start + RECORD]
+                        flag = _LAST if start + RECORD >= len(message) else _MORE
+                        _put(file, sealer.seal(flag + part))
+                _put(file, sealer.seal(_END))
+                file.flush()
+                os.fsync(file.fileno())
+            self._disk.sync_folder(self._folder)
+        except OSError as err:
+            path.unlink(missing_ok=True)
+            raise StateError(
+                f"cannot keep correlated randomness in {self._folder}: {err.strerror}; "
+                "free space there"
+            ) from err
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return size
+
+    def take(self, session: bytes) -> Taken:
+        """Open the file of a session that begins."""
+        return Taken(self.path(session), session, self._disk)
+
+    def remove(self, sessions: Iterable[bytes]) -> None:
+        """Delete the files of these, where there are any."""
+        for session in sessions:
+            self._disk.remove(self.path(session))
+
+    def keep_only(self, sessions: Iterable[bytes]) -> None:
+        """Delete every other file."""
+        kept = {session.hex() for session in sessions}
+        for name in self._disk.names(self._folder):
+            if name not in kept:
+                self._disk.remove(self._folder / name)
+
+    def bytes_of(self, sessions: Iterable[bytes]) -> int:
+        """What their files take; one that is used and deleted meanwhile takes nothing."""
+        total = 0
+        for session in sessions:
+            with suppress(FileNotFoundError):
+                total += self.path(session).stat().st_size
+        return total
 
 
 class Taken:
     """A session's file, to be deleted and then read, once, through the handle that stays open."""
 
-    def __init__(self, path: Path, session: bytes, disk: Disk = DISK) -> None:
+    def __init__(self, path: Path, session: bytes, disk: Disk) -> None:
         """Open the file; one that is missing is told by `messages`, when the session is spent."""
         self._path = path
         self._session = session

@@ -24,7 +24,7 @@ from primia.errors import (
 from primia.identity import authority
 from primia.identity.certificate import Identity, Role, fingerprint, to_pem
 from primia.identity.keyfile import key_to_pem, store
-from primia.infer import home, material
+from primia.infer import home
 from primia.infer.binding import MODEL, Binding
 from primia.infer.checking import opened_of, same
 from primia.infer.dealer import MOST_FILMS, noise_of
@@ -236,12 +236,10 @@ class ModelService:
             ):
                 for row, messages in zip(batch.sessions, dealt, strict=True):
                     keys[row.session] = os.urandom(32)
-                    path = self._book.path(row.session)
-                    received += material.write(path, keys[row.session], row.session, messages)
+                    received += self._book.material.write(row.session, keys[row.session], messages)
                     yield Stocked(len(keys), received)
         except BaseException:
-            for session in keys:
-                self._book.path(session).unlink(missing_ok=True)
+            self._book.material.remove(keys)
             self._book.cancel(order.numbers)
             raise
         self._book.hold(batch, keys)
@@ -266,7 +264,7 @@ class ModelService:
             )
         for session, theirs in opened.items():
             row = held[session]
-            taken = material.Taken(self._book.path(session), session)
+            taken = self._book.material.take(session)
             taken.delete()
             binding = self._binding(identity, batch, row.films)
             dealt = self._engine.deal(

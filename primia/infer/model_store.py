@@ -6,7 +6,6 @@ ever, so a data owner whose folder was put back to an older copy is refused here
 
 from __future__ import annotations
 
-import os
 import secrets
 import sqlite3
 import time
@@ -15,8 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from primia.errors import BudgetExhausted, PeerError, StateError, TooManyCalls
-from primia.infer import material
-from primia.infer.material import Taken
+from primia.infer.material import MaterialFolder, Taken
 from primia.infer.speaking import counted
 from primia.roster import SCHEMA, Roster
 from primia.storage.audit_log import FILE, AuditLog
@@ -93,12 +91,7 @@ class ModelStore(Roster):
     ) -> None:
         Book.__init__(self, folder / DATABASE, _MIGRATIONS, clock, disk)
         self.audit = AuditLog(folder / FILE, clock, disk)
-        self._folder = folder / MATERIAL
-        self._disk = disk
-        try:
-            disk.make_folder(self._folder)
-        except OSError as err:
-            raise StateError(f"cannot make {self._folder}: {err.strerror}") from err
+        self.material = MaterialFolder(folder / MATERIAL, disk)
 
     # --- model versions ----------------------------------------------------------------------
 
@@ -209,10 +202,6 @@ class ModelStore(Roster):
                 [(number,) for number in numbers],
             )
 
-    def path(self, session: bytes) -> Path:
-        """Where the material of a session is."""
-        return self._folder / session.hex()
-
     def hold(self, batch: Batch, keys: dict[bytes, bytes]) -> None:
         """The material of every session of `batch` is on disk under its key."""
         with self._db.transaction() as db:
@@ -284,7 +273,7 @@ class ModelStore(Roster):
                 "INSERT INTO queries (site, at, films) VALUES (?, ?, ?)",
                 (site, self._clock(), hello.films),
             )
-            taken = Taken(self.path(hello.session), hello.session, self._disk)
+            taken = self.material.take(hello.session)
             _spend(db, hello.session)
         self._db.scrub()
         taken.delete()
@@ -327,10 +316,7 @@ class ModelStore(Roster):
         self._forget([r["session"] for r in rows])
         with self._db.transaction() as db:
             fresh = db.execute("SELECT session FROM sessions WHERE state = 'fresh'").fetchall()
-        kept = {r["session"].hex() for r in fresh}
-        for name in os.listdir(self._folder):
-            if name not in kept:
-                self._disk.remove(self._folder / name)
+        self.material.keep_only(r["session"] for r in fresh)
         return sum(r["state"] == "fresh" for r in rows)
 
     def stocked(self) -> dict[SiteId, int]:
@@ -348,15 +334,14 @@ class ModelStore(Roster):
                 "SELECT session FROM sessions WHERE site = ? AND state IN ('held', 'fresh')",
                 (site,),
             ).fetchall()
-        return material.bytes_in(self.path(r["session"]) for r in rows)
+        return self.material.bytes_of(r["session"] for r in rows)
 
     def _forget(self, sessions: list[bytes]) -> None:
         with self._db.transaction() as db:
             for session in sessions:
                 _spend(db, session)
         self._db.scrub()
-        for session in sessions:
-            self._disk.remove(self.path(session))
+        self.material.remove(sessions)
 
 
 def _spend(db: sqlite3.Connection, session: bytes) -> None:

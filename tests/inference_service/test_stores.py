@@ -96,7 +96,7 @@ def model_with(folder: Path, count: int = 2) -> tuple[ModelStore, Batch]:
     made = batch(count, first=numbers[0])
     keys = {s.session: os.urandom(32) for s in made.sessions}
     for session, key in keys.items():
-        material.write(store.path(session), key, session, [b"corrections of", b" a session"])
+        store.material.write(session, key, [b"corrections of", b" a session"])
     store.hold(made, keys)
     store.release(SITE, made.batch, [])
     return store, made
@@ -113,7 +113,7 @@ def test_the_model_owner_gives_a_session_once_and_deletes_it_first(tmp_path: Pat
     store, made = model_with(tmp_path)
     first = made.sessions[0]
     row, taken = store.begin(SITE, hello(first))
-    assert not store.path(first.session).exists()
+    assert not store.material.path(first.session).exists()
     assert b"".join(taken.messages(row.key)) == b"corrections of a session"
     on_disk = b"".join(p.read_bytes() for p in tmp_path.iterdir() if p.is_file())
     assert row.key not in on_disk
@@ -173,9 +173,9 @@ def test_material_comes_back_as_it_was_written(messages: list[bytes], record: in
 
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(material, "RECORD", record)
-        path, key = Path(folder) / "m", os.urandom(32)
-        material.write(path, key, b"s" * 16, messages)
-        assert list(material.Taken(path, b"s" * 16).messages(key)) == messages
+        kept, key = material.MaterialFolder(Path(folder)), os.urandom(32)
+        kept.write(b"s" * 16, key, messages)
+        assert list(kept.take(b"s" * 16).messages(key)) == messages
 
 
 @given(st.data())
@@ -183,8 +183,9 @@ def test_changed_material_is_never_read(data: st.DataObject) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        path, key = Path(folder) / "m", os.urandom(32)
-        material.write(path, key, b"s" * 16, [b"abc", b"", b"defgh"])
+        kept, key = material.MaterialFolder(Path(folder)), os.urandom(32)
+        kept.write(b"s" * 16, key, [b"abc", b"", b"defgh"])
+        path = kept.path(b"s" * 16)
         raw = bytearray(path.read_bytes())
         if data.draw(st.booleans()):
             raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
@@ -192,14 +193,16 @@ def test_changed_material_is_never_read(data: st.DataObject) -> None:
             raw = raw[: data.draw(st.integers(0, len(raw) - 1))]
         path.write_bytes(raw)
         with pytest.raises(StateError, match="damaged on disk"):
-            list(material.Taken(path, b"s" * 16).messages(key))
+            list(kept.take(b"s" * 16).messages(key))
 
 
 def test_material_of_one_session_is_not_that_of_another(tmp_path: Path) -> None:
     key = os.urandom(32)
-    material.write(tmp_path / "m", key, b"s" * 16, [b"abc"])
+    kept = material.MaterialFolder(tmp_path)
+    kept.write(b"s" * 16, key, [b"abc"])
+    kept.path(b"s" * 16).rename(kept.path(b"t" * 16))
     with pytest.raises(StateError):
-        list(material.Taken(tmp_path / "m", b"t" * 16).messages(key))
+        list(kept.take(b"t" * 16).messages(key))
 
 
 def test_seeds_depend_on_all_that_a_batch_is_bound_to() -> None:
