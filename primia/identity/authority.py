@@ -71,7 +71,7 @@ class Authority:
         self, identity: Identity, key: ec.EllipticCurvePublicKey, *, now: datetime, valid_days: int
     ) -> x509.Certificate:
         """A certificate of any role, for a key that its owner has proved to hold."""
-        check_validity(self.certificate, "the study authority's certificate", now=now)
+        check_validity(self.certificate, "the authority's certificate", now=now)
         further = [x509.DNSName(HOSTS[identity.role])] if identity.role in HOSTS else []
         end = min(now + timedelta(days=valid_days), self.certificate.not_valid_after_utc)
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(identity.uri), *further]

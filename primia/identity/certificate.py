@@ -215,7 +215,7 @@ def check_issued(
         raise IdentityError(f"a certificate for {identity} cannot act as {role.value}")
     _check_signed(certificate, authority, f"the certificate of {identity}")
     _check_profile(certificate, role)
-    check_validity(authority, "the study authority's certificate", now=now)
+    check_validity(authority, "the authority's certificate", now=now)
     check_validity(certificate, f"the certificate of {identity}", now=now)
     return identity
 
@@ -246,7 +246,7 @@ def check_validity(certificate: x509.Certificate, what: str, *, now: datetime) -
     if now > end:
         raise IdentityError(
             f"{what} expired on {end:%Y-%m-%d %H:%M} UTC (the clock says {now:%Y-%m-%d %H:%M} "
-            "UTC); ask the coordinator for a new invitation and enrol again"
+            "UTC); ask for a new invitation and enrol again"
         )
 
 
@@ -262,7 +262,8 @@ def check_key(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) ->
 def _check_signed(certificate: x509.Certificate, issuer: x509.Certificate, what: str) -> None:
     if not is_issued_by(certificate, issuer):
         raise IdentityError(
-            f"{what} was not issued by this study's authority (fingerprint {fingerprint(issuer)})"
+            f"{what} was not issued by the authority trusted here (fingerprint "
+            f"{fingerprint(issuer)})"
         )
 
 

@@ -33,7 +33,7 @@ def check_successor(
 
     Raises IdentityError: not endorsed by the key of `trusted`, no authority, or out of date.
     """
-    check_validity(trusted, "the study authority's certificate", now=now)
+    check_validity(trusted, "the authority's certificate", now=now)
     if not verify(trusted, LABEL, _statement(trusted, successor), endorsement):
         raise IdentityError(
             f"the coordinator names a new study authority ({fingerprint(successor)}) that the one "

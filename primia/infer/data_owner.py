@@ -105,7 +105,7 @@ class DataOwner:
                 self._notice(
                     "the model owner serves another model version, or on other terms, than before: "
                     f"{counted(lost, 'session')} stocked here had to be discarded; stock again: "
-                    f"primia infer stock {lost}"
+                    "primia infer stock N"
                 )
             self.store.sweep()
         except BaseException:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,8 @@ def roster_json(folder: Path) -> list[dict[str, Any]]:
 def roster_table(folder: Path) -> Table:
     """The same for people."""
     table = Table(box=None, pad_edge=False)
-    for name in ("name", "role", "films asked", "in 24 hours", "sessions stocked", "MB", ""):
+    states = {"enrolled": "", "struck": "[yellow]struck[/]", "invited": "invited"}
+    for name in ("name", "role", "films asked", "in 24 hours", "stocked", "MB", ""):
         table.add_column(name)
     for row in roster_json(folder):
         asked = f"{row['asked']} of {row['films']}" if "films" in row else "-"
@@ -57,15 +57,9 @@ def roster_table(folder: Path) -> Table:
         size = f"{row['material_bytes'] / 1e6:.0f}" if "films" in row else "-"
         table.add_row(
             row["name"], row["role"], asked, today, str(row.get("stocked", "-")), size,
-            _state(row),
+            states[row["state"]],
         )  # fmt: skip
     return table
-
-
-def _state(row: dict[str, Any]) -> str:
-    if row["state"] != "invited":
-        return "[yellow]struck[/]" if row["state"] == "struck" else ""
-    return f"invited until {datetime.fromtimestamp(row['expires_at'], UTC):%Y-%m-%d}"
 
 
 def strike(folder: Path, name: SiteId) -> None:

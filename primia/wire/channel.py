@@ -73,7 +73,7 @@ class ClientTls:
         """
         if not self.certificate.strip():
             raise IdentityError(
-                "this site has no certificate to show; enrol first: primia-worker enrol CODE"
+                "we have no certificate to show; enrol first, with the code of an invitation"
             )
         certificate = from_pem(self.certificate)
         check_key(certificate, key_from_pem(self.key))

@@ -221,7 +221,7 @@ def _refused(address: str, tls: ClientTls, served: bytes) -> IdentityError:
     own, roots = from_pem(tls.certificate), roots_from_pem(tls.authority)
     who = CALLED[tls.server]
     try:
-        check_validity(own, "this site's certificate", now=datetime.now(UTC))
+        check_validity(own, "our certificate", now=datetime.now(UTC))
     except IdentityError as err:
         return err
     shown = x509.load_der_x509_certificate(served)
@@ -264,13 +264,13 @@ def _server_refused(address: str, tls: ClientTls, err: ssl.SSLCertVerificationEr
     if _claims_our_study(address, tls):
         return IdentityError(
             f"the {who} at {address} shows a certificate of a newer authority than the one "
-            "trusted here: the study's authority was replaced while this site was away, or "
+            "trusted here: its authority was replaced while we were away, or "
             f"somebody poses as the {who}; ask its operator by telephone, then enrol with "
             "--again"
         )
     return IdentityError(
         f"the server at {address} shows a certificate of a foreign authority "
-        f"({err.verify_message}); wrong address, another study, or a proxy that opens TLS "
+        f"({err.verify_message}); wrong address, another {who}, or a proxy that opens TLS "
         "(ask IT to exempt this address)"
     )
 

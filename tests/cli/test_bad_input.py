@@ -246,7 +246,7 @@ def test_a_foreign_certificate_is_refused_by_the_worker_itself(
     (north / "identity" / "authority.pem").write_bytes(to_pem(other.certificate))
     ended = run(worker.cli.main, "run", "--config", site_file, "--state", north)
     assert ended.code == 1
-    assert "was not issued by this study's authority" in ended.line
+    assert "was not issued by the authority trusted here" in ended.line
 
 
 def test_an_expired_certificate_says_when_and_what_to_do(

@@ -112,7 +112,7 @@ def test_a_certificate_signed_by_an_enrolment_key_is_never_a_site(authority):
     )
     anchor = invitation.certificate()
     forged = forge(invitation.key(), anchor.subject, new_key(), [uri("primia://site/munich")])
-    with pytest.raises(IdentityError, match="not issued by this study's authority"):
+    with pytest.raises(IdentityError, match="not issued by the authority trusted here"):
         check_issued(forged, authority.certificate, role=Role.SITE, now=NOW)
 
 
@@ -121,7 +121,7 @@ def test_a_foreign_authority_with_the_same_name_is_refused(authority):
     forged = forge(
         new_key(), authority.certificate.subject, new_key(), [uri("primia://site/munich")]
     )
-    with pytest.raises(IdentityError, match="not issued by this study's authority"):
+    with pytest.raises(IdentityError, match="not issued by the authority trusted here"):
         check_issued(forged, authority.certificate, role=Role.SITE, now=NOW)
 
 

@@ -115,8 +115,8 @@ def test_our_certificate_ends_while_the_channel_is_open(world, tmp_path):
     address, ended, early = out_of_date(world, tmp_path)
     found = diagnose(address, ended)
     assert isinstance(found, IdentityError)
-    assert "this site's certificate expired on" in str(found)
-    assert "this site's certificate is not valid before" in str(diagnose(address, early))
+    assert "our certificate expired on" in str(found)
+    assert "our certificate is not valid before" in str(diagnose(address, early))
 
 
 def test_a_site_without_a_certificate_is_told_to_enrol(world):

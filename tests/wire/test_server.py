@@ -144,7 +144,7 @@ def test_a_certificate_signed_with_an_enrolment_key_is_no_site(world, anchor_is_
         raw_call(world, tls)
     if anchor_is_ca:
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
-        assert "not issued by this study's authority" in caught.value.details()
+        assert "not issued by the authority trusted here" in caught.value.details()
     else:
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
