@@ -27,12 +27,30 @@ MAY_IMPORT: dict[str, set[str]] = {
     "imaging": {"config"},
     "learning": {"privacy", "config", "imaging"},
     "inference": {"config", "learning", "secagg", "storage"},  # learning: the zoo, in prepare
-    "report": set(),
+    "report": {"findings"},
     "wire": {"tally", "protocol", "identity"},
     "settle": {"config", "privacy", "learning"},
     "study": {"config", "federation", "learning"},
     "contribute": {"config", "federation", "imaging", "learning", "privacy", "protocol", "study"},
     "outcome": {"config", "learning", "privacy", "report", "study"},
+    "findings": set(),
+    # Attacks and audits run on the product's own path, so they sit above all of it.
+    "audit": {
+        "config",
+        "contribute",
+        "federation",
+        "findings",
+        "imaging",
+        "learning",
+        "privacy",
+        "protocol",
+        "report",
+        "secagg",
+        "settle",
+        "simulate",
+        "storage",
+        "study",
+    },
     "annex": {"config", "learning", "privacy"},
     "logs": set(),
     "roster": {"storage", "identity"},  # of whoever invites: coordinator, model owner
@@ -51,15 +69,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bundle": set(),
     "cli": {
         "annex",
+        "audit",
         "bundle",
         "config",
         "demo",
+        "findings",
         "identity",
         "imaging",
         "infer",
         "inference",
         "learning",
         "outcome",
+        "privacy",
         "report",
         "settle",
         "simulate",
@@ -85,7 +106,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "wire",
     },
 }
-TORCH = {"inference", "learning"}
+TORCH = {"audit", "inference", "learning"}
 EVERYBODYS = {"errors", "types"}
 FORBIDDEN = {"pickle", "marshal", "shelve", "dill", "cloudpickle"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from primia.cli import audit_log, bundle, data, demo, infer, plan, simulate
+from primia.cli import attack, audit, audit_log, bundle, data, demo, infer, plan, simulate
 from primia.cli.console import run, version_option
 
 app = typer.Typer(
@@ -17,6 +17,8 @@ app.add_typer(plan.app, name="plan")
 app.add_typer(data.app, name="data")
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(infer.app, name="infer")
+app.add_typer(attack.app, name="attack")
+app.add_typer(audit.app, name="audit")
 app.add_typer(audit_log.app, name="audit-log")
 app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)

@@ -1,0 +1,15 @@
+"""`primia attack`: the attacks of the literature, on this study's own code path."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Attack updates and models as a curious coordinator would, and see what it gets.",
+)
+
+
+@app.callback()
+def attack() -> None:
+    """Attack updates and models as a curious coordinator would, and see what it gets."""

@@ -1,0 +1,72 @@
+"""Findings in a terminal and in files: what `primia attack` and `primia audit` end with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from primia.cli.console import note, out
+
+if TYPE_CHECKING:
+    from primia.findings import Finding, Table
+
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", help="Write finding.json and its pictures into this folder."),
+]
+_COLOURS = {
+    "not refuted": "green",
+    "held": "green",
+    "refuted": "red",
+    "fell": "red",
+    "told": "cyan",
+}
+
+
+def show(finding: Finding, to: Path | None, *, json: bool) -> None:
+    """Print a finding, and write it where asked. Raises DataError when a figure is not finite."""
+    from primia.findings import to_json
+
+    if to is not None:
+        write(finding, to)
+    if json:
+        typer.echo(to_json(finding.without_pictures()))
+        return
+    out.print(f"[bold]{finding.title}[/]\n{finding.question}", soft_wrap=True)
+    for table in finding.tables:
+        out.print(_grid(table))
+    colour = _COLOURS[finding.verdict.value]
+    out.print(f"[bold {colour}]{finding.verdict.value}[/]: {finding.answer}", soft_wrap=True)
+    out.print(f"[dim]{finding.limits}[/]", soft_wrap=True)
+    if to is not None:
+        out.print(f"written: [bold]{to}[/]", soft_wrap=True)
+    if finding.local and to is not None:
+        note(f"{to} shows films of this hospital: it stays here; finding.json is without them")
+
+
+def write(finding: Finding, folder: Path) -> None:
+    """`finding.json`, and each picture as a PNG beside it.
+
+    The pictures of a local finding are not in the JSON, which may be handed on.
+    """
+    from primia.findings import to_json
+
+    folder.mkdir(parents=True, exist_ok=True)
+    told = finding.without_pictures() if finding.local else finding
+    (folder / "finding.json").write_text(to_json(told) + "\n", encoding="utf-8")
+    for number, picture in enumerate(finding.pictures, start=1):
+        (folder / f"picture-{number}.png").write_bytes(picture.png)
+
+
+def _grid(table: Table) -> object:
+    from rich.markup import escape
+    from rich.table import Table as Grid
+
+    grid = Grid(show_edge=False, pad_edge=False, header_style="dim")
+    for column in table.columns:
+        grid.add_column(escape(column))
+    for row in table.rows:
+        grid.add_row(*(escape(cell) for cell in row))
+    return grid
