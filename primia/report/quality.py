@@ -1,0 +1,331 @@
+"""How good a model is on one set of films: of one site, or of the masked sums over all of them.
+
+Plain frozen data; `to_json` and `from_json` are inverse for what a site writes about its own films.
+That file stays at the hospital. `shareable` makes the form that people may decide to hand on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import types
+import typing
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+from primia.errors import DataError, PolicyRefused
+
+SCHEMA = "primia-quality/1"
+MAX_BYTES = 16 << 20  # of one file
+
+FLOOR = 10
+"""Patients that a figure must rest on, on either side of it, to be in a file that is handed on."""
+
+_DIGITS = 2  # of every figure in such a file
+_GRID = 20  # steps of a curve in such a file
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval; None where there is nothing to tell it from."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """One class against the rest at one threshold: called positive from `threshold` on.
+
+    name: "p ≥ 0.5" for one that was fixed beforehand, else what it was chosen for.
+    chosen_here: read off the ROC of these same films, so its figures flatter.
+    counts: true positives, false positives, false negatives, true negatives, in films.
+    """
+
+    name: str
+    chosen_here: bool
+    threshold: float  # probability of the class
+    sensitivity: Estimate
+    specificity: Estimate
+    ppv: Estimate
+    npv: Estimate
+    counts: tuple[int, int, int, int] | None
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Films whose predicted probability of the class lies in one stretch."""
+
+    low: float
+    high: float
+    predicted: float  # mean probability
+    observed: float  # share that is of the class
+    films: int | None
+
+
+@dataclass(frozen=True)
+class ClassQuality:
+    """One class against the rest.
+
+    ece: expected calibration error of this class's probability, over `reliability`.
+    roc: (false, true positive rate), rising. pr: (recall, precision), recall rising.
+    films, patients: of this class.
+    """
+
+    name: str
+    films: int | None
+    patients: int | None
+    prevalence: float | None  # share of films; the average precision of guessing
+    auc: Estimate
+    average_precision: Estimate
+    brier: float | None
+    ece: float | None
+    roc: tuple[tuple[float, float], ...]
+    pr: tuple[tuple[float, float], ...]
+    reliability: tuple[ReliabilityBin, ...]
+    operating: tuple[OperatingPoint, ...]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """One model on one set of films.
+
+    unit: what the intervals take as independent, "patient" or "film". With films they are too
+        narrow where patients have several films.
+    method: how figures and intervals were made, a sentence or two, fit to be printed below them.
+    auc: two classes: of the second one; more: the unweighted mean over the classes.
+    brier: summed over the classes, 0 to 2. ece: mean over the classes.
+    top_label_ece: of the most likely class's probability; None where it cannot be known.
+    confusion: row = true class, column = most likely class.
+    """
+
+    unit: str
+    method: str
+    films: int | None
+    patients: int | None
+    auc: Estimate
+    accuracy: Estimate
+    balanced_accuracy: Estimate
+    brier: float | None
+    ece: float | None
+    top_label_ece: float | None
+    confusion: tuple[tuple[int, ...], ...] | None
+    classes: tuple[ClassQuality, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The study's model against one that was trained at this site alone.
+
+    difference: AUC of the study's model minus `auc`, by the same resampled patients.
+    private: whether the local model was trained with the plan's clipping and noise.
+    """
+
+    name: str
+    private: bool
+    auc: Estimate
+    difference: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteQuality:
+    """What one hospital found on its own validation films.
+
+    plan, model: SHA-256, as in result.json. design_effect: variance of the AUC by patient over that
+    by film. shared: rounded and without small counts, see `shareable`. made_at: since 1970.
+    """
+
+    site: str
+    study: str
+    plan: str
+    model: str
+    quality: Quality
+    comparisons: tuple[Comparison, ...]
+    design_effect: float | None
+    replicates: int
+    seed: int
+    shared: bool
+    made_at: float
+    limits: str = (
+        "Films of one hospital. The local models were trained once each, with the plan's steps "
+        "and rates; the intervals tell how much hangs on which patients were tested, not how much "
+        "on the luck of a training. None of these figures is differentially private."
+    )
+    schema: str = SCHEMA
+
+
+def to_json(found: SiteQuality) -> str:
+    """`found` as indented JSON text."""
+    return json.dumps(asdict(found), indent=2, allow_nan=False)
+
+
+def from_json(text: str) -> SiteQuality:
+    """Read what `to_json` wrote. Raises DataError when it is something else."""
+    try:
+        if len(text) > MAX_BYTES:
+            raise ValueError(f"it is longer than {MAX_BYTES} bytes")
+        raw = json.loads(text, parse_constant=_no_number)
+        if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
+            raise ValueError("another schema")
+        found: SiteQuality = _read(SiteQuality, raw, "")
+        return found
+    except (ValueError, RecursionError) as err:
+        raise DataError(
+            f"not a file of `primia-worker quality`: {err}; write it again with that command"
+        ) from err
+
+
+def shareable(found: SiteQuality) -> SiteQuality:
+    """The form that may be handed on: figures of two digits, no counts below `FLOOR`.
+
+    A class with fewer patients, or with fewer beside it, is left out, and so are stretches of the
+    reliability curve with fewer films. Confusion counts are left out whole: rates and class sizes
+    would tell a small one from the others. Curves are drawn on a grid of 20 steps.
+
+    Raises PolicyRefused when the patients are too few for any figure.
+    """
+    quality = found.quality
+    patients = quality.patients or 0
+    kept = tuple(_rounded_class(c) for c in quality.classes if _may_leave(c, patients))
+    if len(kept) < min(2, len(quality.classes)) or patients < 2 * FLOOR:
+        raise PolicyRefused(
+            f"a file for others needs {FLOOR} test patients of two classes at least; "
+            "keep this one here, or test on more films (data.validation_fraction)"
+        )
+    whole = len(kept) == len(quality.classes)
+    nothing = Estimate(None)
+    return replace(
+        found,
+        shared=True,
+        design_effect=_round(found.design_effect),
+        comparisons=tuple(
+            replace(c, auc=_rounded(c.auc), difference=_rounded(c.difference))
+            for c in found.comparisons
+            if whole
+        ),
+        quality=replace(
+            quality,
+            films=_floored(quality.films),
+            patients=_floored(quality.patients),
+            auc=_rounded(quality.auc) if whole else nothing,
+            accuracy=_rounded(quality.accuracy),
+            balanced_accuracy=_rounded(quality.balanced_accuracy) if whole else nothing,
+            brier=_round(quality.brier),
+            ece=_round(quality.ece) if whole else None,
+            top_label_ece=_round(quality.top_label_ece),
+            confusion=None,
+            classes=kept,
+        ),
+    )
+
+
+def _may_leave(found: ClassQuality, patients: int) -> bool:
+    """Whether enough patients have the class, and enough have not."""
+    return FLOOR <= (found.patients or 0) <= patients - FLOOR
+
+
+def _rounded_class(found: ClassQuality) -> ClassQuality:
+    return replace(
+        found,
+        films=_floored(found.films),
+        patients=_floored(found.patients),
+        prevalence=_round(found.prevalence),
+        auc=_rounded(found.auc),
+        average_precision=_rounded(found.average_precision),
+        brier=_round(found.brier),
+        ece=_round(found.ece),
+        roc=_on_grid(found.roc),
+        pr=_on_grid(found.pr),
+        reliability=tuple(
+            replace(
+                b,
+                predicted=round(b.predicted, _DIGITS),
+                observed=round(b.observed, _DIGITS),
+                films=_floored(b.films),
+            )
+            for b in found.reliability
+            if (b.films or 0) >= FLOOR
+        ),
+        operating=tuple(_rounded_point(p) for p in found.operating),
+    )
+
+
+def _rounded_point(point: OperatingPoint) -> OperatingPoint:
+    return replace(
+        point,
+        threshold=round(point.threshold, _DIGITS),
+        sensitivity=_rounded(point.sensitivity),
+        specificity=_rounded(point.specificity),
+        ppv=_rounded(point.ppv),
+        npv=_rounded(point.npv),
+        counts=None,
+    )
+
+
+def _on_grid(curve: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+    """The curve's value at even steps of x: the last one at or before each."""
+    found = []
+    for i in range(_GRID + 1):
+        x = i / _GRID
+        before = [y for at, y in curve if at <= x + 1e-12]
+        if before:
+            found.append((round(x, 4), round(before[-1], _DIGITS)))
+    return tuple(found)
+
+
+def _floored(count: int | None) -> int | None:
+    """A count to the ten below; None under the floor."""
+    return None if count is None or count < FLOOR else count // 10 * 10
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else round(value, _DIGITS)
+
+
+def _rounded(found: Estimate) -> Estimate:
+    return Estimate(_round(found.value), _round(found.low), _round(found.high))
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no figure")
+
+
+def _read(wanted: Any, value: Any, where: str) -> Any:
+    """`value` as the type `wanted`: exactly, nothing is converted but int to float, list to tuple.
+
+    Raises ValueError naming the place.
+    """
+    origin, inner = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin is types.UnionType:
+        if value is None and type(None) in inner:
+            return None
+        return _read(next(t for t in inner if t is not type(None)), value, where)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"{where} is not a list")
+        kinds = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
+        if len(kinds) != len(value):
+            raise ValueError(f"{where} has {len(value)} entries, not {len(kinds)}")
+        pairs = enumerate(zip(kinds, value, strict=True))
+        return tuple(_read(k, v, f"{where}[{i}]") for i, (k, v) in pairs)
+    if is_dataclass(wanted):
+        return _read_fields(wanted, value, where)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not wanted or (wanted is float and not math.isfinite(value)):
+        raise ValueError(f"{where} is not {wanted.__name__}")
+    return value
+
+
+def _read_fields(wanted: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where or 'the file'} is not an object")
+    kinds = typing.get_type_hints(wanted)
+    names = {f.name for f in fields(wanted)}
+    if names != value.keys():
+        odd = ", ".join(sorted(names ^ value.keys()))
+        raise ValueError(f"{where or 'the file'}: missing or unknown: {odd}")
+    dot = where + "." if where else ""
+    return wanted(**{n: _read(kinds[n], value[n], dot + n) for n in sorted(names)})

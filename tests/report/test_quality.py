@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from primia.errors import DataError, PolicyRefused
+from primia.report.quality import (
+    FLOOR,
+    ClassQuality,
+    Comparison,
+    Estimate,
+    OperatingPoint,
+    Quality,
+    ReliabilityBin,
+    SiteQuality,
+    from_json,
+    shareable,
+    to_json,
+)
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+for number in (float, int):
+    st.register_type_strategy(number, finite if number is float else st.integers(0, 2**53))
+
+
+def found(patients: int = 123, of_class: int = 47) -> SiteQuality:
+    """A site's file with figures that have more digits than may leave."""
+    some = Estimate(0.912345, 0.854321, 0.951234)
+    point = OperatingPoint("p ≥ 0.5", False, 0.51234, some, some, some, some, (40, 3, 7, 73))
+    curve = tuple((i / 57, (i / 57) ** 0.5) for i in range(58))
+    bins = (
+        ReliabilityBin(0.0, 0.1, 0.0512, 0.0481, 60),
+        ReliabilityBin(0.1, 0.2, 0.1512, 0.2481, 3),
+    )
+    one = ClassQuality(
+        "pneumonia", of_class, of_class, 0.38211, some, some, 0.1234, 0.0567, curve, curve, bins,
+        (point,),
+    )  # fmt: skip
+    other = replace(one, name="normal", patients=patients - of_class, films=patients - of_class)
+    quality = Quality(
+        "patient", "by patient", patients, patients, some, some, some, 0.2468, 0.0567, 0.0432,
+        ((73, 3), (7, 40)), (other, one),
+    )  # fmt: skip
+    return SiteQuality(
+        site="hospital-a",
+        study="demo",
+        plan="a" * 64,
+        model="b" * 64,
+        quality=quality,
+        comparisons=(Comparison("here alone", False, some, Estimate(0.0512, -0.0123, 0.1234)),),
+        design_effect=1.23456,
+        replicates=2000,
+        seed=1,
+        shared=False,
+        made_at=1.0,
+    )
+
+
+@settings(max_examples=25)
+@given(st.builds(SiteQuality, schema=st.just("primia-quality/1")))
+def test_a_file_reads_back_as_what_was_written(quality: SiteQuality) -> None:
+    assert from_json(to_json(quality)) == quality
+
+
+def break_at(raw: Any, path: str, value: Any) -> None:
+    *way, last = path.split(".")
+    for key in way:
+        raw = raw[int(key) if key.isdigit() else key]
+    raw[last] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("schema", "primia-quality/2", "schema"),
+        ("extra", 1, "extra"),
+        ("quality.films", "many", "quality.films"),
+        ("quality.films", True, "quality.films"),
+        ("quality.auc.value", [0.9], "quality.auc.value"),
+        ("quality.classes.0.roc", [[0.0, 0.1, 0.2]], "roc[0]"),
+        ("quality.classes.0.operating.0.counts", [1, 2, 3], "counts"),
+        ("quality.classes.0.name", None, "name"),
+        ("shared", 1, "shared"),
+    ],
+)
+def test_anything_else_is_refused_and_the_place_named(path: str, value: Any, says: str) -> None:
+    raw = json.loads(to_json(found()))
+    break_at(raw, path, value)
+    with pytest.raises(DataError) as refused:
+        from_json(json.dumps(raw))
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "NaN", "[" * 100_000, '{"schema": 3}'])
+def test_text_that_is_no_such_file_is_refused(text: str) -> None:
+    with pytest.raises(DataError):
+        from_json(text)
+
+
+def test_a_figure_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(DataError):
+        from_json(to_json(found()).replace("0.38211", "Infinity"))
+
+
+def numbers(value: Any) -> list[float]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [n for v in value for n in numbers(v)]
+    return [value] if isinstance(value, float) else []
+
+
+def test_what_is_handed_on_has_two_digits_and_no_small_count() -> None:
+    raw = json.loads(to_json(shareable(found())))
+    assert raw["shared"] is True
+    raw.pop("made_at")
+    curves = [c.pop("roc") + c.pop("pr") for c in raw["quality"]["classes"]]
+    assert all(n == round(n, 2) for n in numbers(raw))
+    assert all(len(c) == 2 * 21 and all(y == round(y, 2) for _, y in c) for c in curves)
+    assert raw["quality"]["films"] == raw["quality"]["patients"] == 120
+    assert raw["quality"]["confusion"] is None
+    for part in raw["quality"]["classes"]:
+        assert part["operating"][0]["counts"] is None
+        assert [b["films"] for b in part["reliability"]] == [60]
+
+
+def test_a_class_of_few_patients_is_left_out_with_all_that_would_tell_of_it() -> None:
+    whole = found()
+    few = replace(whole.quality.classes[1], name="viral", films=9, patients=FLOOR - 1)
+    three = replace(whole.quality, classes=(*whole.quality.classes, few))
+    left = shareable(replace(whole, quality=three))
+    assert [c.name for c in left.quality.classes] == ["normal", "pneumonia"]
+    assert left.quality.auc == Estimate(None)
+    assert left.comparisons == ()
+
+
+@pytest.mark.parametrize(("patients", "of_class"), [(15, 7), (100, 9), (100, 91)])
+def test_too_few_patients_are_not_handed_on_at_all(patients: int, of_class: int) -> None:
+    with pytest.raises(PolicyRefused):
+        shareable(found(patients, of_class))
+
+
+def test_what_was_handed_on_once_may_be_rounded_again() -> None:
+    once = shareable(found(130, 50))
+    assert shareable(once) == once
