@@ -1,6 +1,6 @@
 """What a release costs a patient: mechanisms as data, accounting, and the hospital's ledger."""
 
-from primia.privacy.accounting import epsilon, epsilon_gdp, epsilon_rdp
+from primia.privacy.accounting import epsilon, epsilon_gdp, epsilon_rdp, privacy_profile
 from primia.privacy.calibration import calibrate_noise, calibrate_rate, calibrate_steps
 from primia.privacy.chain import Head, Row
 from primia.privacy.cohorts import Members, Overlap
@@ -12,6 +12,7 @@ from primia.privacy.mechanism import (
     Mechanism,
     gradient_noise_multiplier,
 )
+from primia.privacy.reconstruction import reconstruction_bound
 
 __all__ = [
     "DistributedDpSgd",
@@ -31,4 +32,6 @@ __all__ = [
     "epsilon_rdp",
     "gradient_noise_multiplier",
     "noise_share",
+    "privacy_profile",
+    "reconstruction_bound",
 ]

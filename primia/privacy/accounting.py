@@ -13,7 +13,7 @@ orders is proved for it. A list that holds such a release is priced by that boun
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,8 @@ from primia.privacy.mechanism import DistributedDpSgd, Mechanism, merge
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
+    from dp_accounting.pld import PLDAccountant
+    from dp_accounting.rdp import RdpAccountant
 
 _WHOLE_ORDERS = [*range(2, 65), 80, 96, 128, 192, 256, 512, 1024]
 """RDP orders tried first; then the tenths about the best, for 4.831 instead of 5.232 at sampling
@@ -47,6 +49,9 @@ _SMALLEST_DELTA = 1e-10
 
 _STEP_ERROR = 1e-14
 """What a step may add to δ by the PLD's float64 transforms; a δ below it all is not judged."""
+
+_PROFILE_DELTA = 1e-5
+"""Where the profile's grid is sized; any grid gives an upper bound."""
 
 _AGREEMENT = 1e-3
 """How far PLD may pass RDP, relative, before one of the two counts as broken. None was seen to pass
@@ -81,6 +86,22 @@ def epsilon(mechanisms: Sequence[Mechanism], delta: float) -> float:
             "the versions in constraints.txt and run its tests before going on"
         )
     return found
+
+
+def privacy_profile(mechanisms: Sequence[Mechanism]) -> Callable[[float], float]:
+    """δ as a function of ε ≥ 0, an upper bound everywhere, for everything in `mechanisms` together.
+
+    By PLD, and by RDP where `epsilon` takes RDP's bound alone. Raises ValueError for an empty list.
+    """
+    merged = merge(mechanisms)
+    if not merged:
+        raise ValueError("mechanisms: an empty list releases nothing and has no profile")
+    bound = _rdp(merged, _PROFILE_DELTA)
+    if _rdp_is_enough(merged, bound, _PROFILE_DELTA):
+        by_rdp = _rdp_accountant(merged, _WHOLE_ORDERS)
+        return lambda target: float(by_rdp.get_delta(target))
+    by_pld = _pld_accountant(merged, _grid(merged, bound))
+    return lambda target: float(by_pld.get_delta(target))
 
 
 def epsilon_roughly(mechanisms: Sequence[Mechanism], delta: float) -> float:
@@ -185,13 +206,17 @@ def _grid(merged: tuple[Mechanism, ...], bound: float) -> float:
 
 @lru_cache(maxsize=4096)
 def _pld(merged: tuple[Mechanism, ...], delta: float, grid: float) -> float:
+    return float(_pld_accountant(merged, grid).get_epsilon(delta))
+
+
+def _pld_accountant(merged: tuple[Mechanism, ...], grid: float) -> PLDAccountant:
     # Imported late: dp-accounting loads scipy, which takes seconds that `--help` does not have.
     import dp_accounting
     from dp_accounting.pld import PLDAccountant
 
     accountant = PLDAccountant(dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE, grid)
     accountant.compose(_event(merged))
-    return float(accountant.get_epsilon(delta))
+    return accountant
 
 
 @lru_cache(maxsize=4096)
@@ -207,13 +232,17 @@ def _rdp_at(
     merged: tuple[Mechanism, ...], delta: float, orders: Sequence[float]
 ) -> tuple[float, float]:
     """The smallest ε over `orders`, and the order it is found at."""
+    bound, best = _rdp_accountant(merged, orders).get_epsilon_and_optimal_order(delta)
+    return float(bound), float(best)
+
+
+def _rdp_accountant(merged: tuple[Mechanism, ...], orders: Sequence[float]) -> RdpAccountant:
     import dp_accounting
     from dp_accounting.rdp import RdpAccountant
 
     accountant = RdpAccountant(orders, dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
     accountant.compose(_event(merged))
-    bound, best = accountant.get_epsilon_and_optimal_order(delta)
-    return float(bound), float(best)
+    return accountant
 
 
 def _event(merged: tuple[Mechanism, ...]) -> DpEvent:
