@@ -14,7 +14,8 @@ from coordinator.bench import Benched, bench
 from coordinator.reasons import BENCHED, NEXT
 from coordinator.state import CoordinatorState
 from primia.report.record import StudyRecord
-from primia.report.view import clean, return_text
+from primia.report.view import return_text
+from primia.report.words import clean
 from primia.types import SiteId
 
 AWAY_S = 60.0  # a worker that is there is heard of every 20 s, unless it trains

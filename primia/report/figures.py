@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from primia.report.view import epsilon_text
+from primia.report.words import epsilon_text
 
 # Okabe and Ito's palette, told apart with any common colour vision, plus neutral greys.
 BLUE, ORANGE, GREEN, GREY, INK = "#0072b2", "#d55e00", "#00785a", "#8a939c", "#1f2933"

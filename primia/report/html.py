@@ -1,6 +1,6 @@
 """A study as one self-contained HTML page: no script, no address, nothing fetched.
 
-`report.html` and `report.css` beside this module give the form; every value is escaped by jinja2
+`page/` beside this module gives the form, a file for each section; every value is escaped by jinja2
 (autoescape), the figures are the only markup that goes in as it is.
 """
 
@@ -15,7 +15,7 @@ from types import MappingProxyType
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from primia.report import figures, view
+from primia.report import figures, plan_words, view, words
 from primia.report.record import ModelRecord, Scores, StudyRecord
 
 _NO_EPSILON: Mapping[int, float] = MappingProxyType({})
@@ -46,18 +46,18 @@ def render(record: StudyRecord, *, epsilon_by_round: Mapping[int, float] = _NO_E
         it; rounds that are not in it get no point in the figure. The report prices nothing itself.
     """
     environment = Environment(
-        loader=PackageLoader("primia.report", "."),
+        loader=PackageLoader("primia.report", "page"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters.update(
-        clean=view.clean,
-        epsilon=view.epsilon_text,
-        number=view.number_text,
-        duration=view.duration_text,
-        time=view.time_text,
+        clean=words.clean,
+        epsilon=words.epsilon_text,
+        number=words.number_text,
+        duration=words.duration_text,
+        time=words.time_text,
         votes=view.votes_text,
         returned=view.return_text,
     )
@@ -67,19 +67,19 @@ def render(record: StudyRecord, *, epsilon_by_round: Mapping[int, float] = _NO_E
     classes = view.class_names(record)
     rows = view.attempt_rows(record, epsilon_by_round)
     spent = view.highest_epsilon(record)
-    return environment.get_template("report.html").render(
+    return environment.get_template("page.html").render(
         record=record,
-        private=view.is_private(record),
-        colluding=view.colluding_sites(record),
+        private=plan_words.is_private(record),
+        colluding=plan_words.colluding_sites(record),
         best=best,
         last=last,
         shown=shown,
         spent=spent,
         odds=_odds(spent),
-        delta=view.delta_text(record.delta),
+        delta=words.delta_text(record.delta),
         classes=classes,
-        roster=view.look_up(record.plan, "sites") or sites,
-        rounds_planned=view.look_up(record.plan, "rounds"),
+        roster=words.look_up(record.plan, "sites") or sites,
+        rounds_planned=words.look_up(record.plan, "rounds"),
         initial=next((m.scores for m in record.models if m.number == 0), None),
         pictures=_round_pictures(record, epsilon_by_round),
         roc=_roc_picture(shown, classes),
@@ -88,12 +88,12 @@ def render(record: StudyRecord, *, epsilon_by_round: Mapping[int, float] = _NO_E
         committed=[r for r in rows if r.attempt in record.committed],
         returns=[r for r in rows if r.attempt.returned_to is not None],
         voted=any(a.votes is not None for a in record.attempts),
-        groups=view.look_up(record.plan, "aggregation.groups") or 1,
+        groups=words.look_up(record.plan, "aggregation.groups") or 1,
         aborted=[r for r in rows if r.attempt.outcome == "aborted"],
         absences=[(r, a) for r in rows for a in r.attempt.lost],
         sites=sites,
         grid=view.participation(record, sites),
-        plan_rows=view.plan_in_words(record),
+        plan_rows=plan_words.plan_in_words(record),
         plan_json=json.dumps(record.plan, indent=2, ensure_ascii=False),
         varying_films=len({m.scores.sites for m in record.models if m.scores}) > 1,
     )
@@ -143,7 +143,7 @@ def _round_pictures(
                 "Mean cross entropy of a film; lower is better.",
             ),
         ]
-    if spent and view.is_private(record):
+    if spent and plan_words.is_private(record):
         pictures.append(
             _Picture(
                 Markup(figures.epsilon_figure(spent, record.planned_epsilon)),  # noqa: S704

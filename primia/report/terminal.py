@@ -1,6 +1,6 @@
 """The study in a terminal: rich tables of its attempts and sites, and a summary in a few lines.
 
-Everything from outside is set as `Text`, never as rich markup, and passes `view.clean`.
+Everything from outside is set as `Text`, never as rich markup, and passes `words.clean`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from primia.report import view
+from primia.report import plan_words, view, words
 from primia.report.record import StudyRecord
 
 _NO_EPSILON: Mapping[int, float] = MappingProxyType({})
@@ -26,7 +26,7 @@ def rounds_table(
 
     epsilon_by_round: ε after a site has taken part in so many rounds.
     """
-    table = Table(box=box.SIMPLE_HEAD, title=Text(f"rounds of {view.clean(record.study)}"))
+    table = Table(box=box.SIMPLE_HEAD, title=Text(f"rounds of {words.clean(record.study)}"))
     table.add_column("round", justify="right")
     table.add_column("outcome")
     table.add_column("sites", justify="right")
@@ -40,19 +40,19 @@ def rounds_table(
     ):
         table.add_column(name, justify="right")
     table.add_column("absent, reason", overflow="fold")
-    invited = len(view.look_up(record.plan, "sites") or view.site_names(record))
+    invited = len(words.look_up(record.plan, "sites") or view.site_names(record))
     for row in view.attempt_rows(record, epsilon_by_round):
         attempt = row.attempt
         best = "*" if row.scores and attempt.number == record.best else ""
         table.add_row(
             Text(row.label),
-            Text(view.clean(attempt.outcome), style=_OUTCOME_STYLE.get(attempt.outcome, "")),
+            Text(words.clean(attempt.outcome), style=_OUTCOME_STYLE.get(attempt.outcome, "")),
             f"{len(attempt.contributors)}/{invited}",
             *([view.votes_text(attempt)] if voted else []),
-            Text(best + view.number_text(row.scores.auc if row.scores else None)),
-            view.number_text(row.scores.loss if row.scores else None),
-            *([view.epsilon_text(row.epsilon)] if epsilon_by_round else []),
-            view.duration_text(row.seconds),
+            Text(best + words.number_text(row.scores.auc if row.scores else None)),
+            words.number_text(row.scores.loss if row.scores else None),
+            *([words.epsilon_text(row.epsilon)] if epsilon_by_round else []),
+            words.duration_text(row.seconds),
             Text(_troubles(row)),
         )
     return table
@@ -60,22 +60,22 @@ def rounds_table(
 
 def sites_table(record: StudyRecord) -> Table:
     """One line for each site: the rounds it gave, what was charged, and its ε."""
-    private = view.is_private(record)
-    table = Table(box=box.SIMPLE_HEAD, title=Text(f"sites of {view.clean(record.study)}"))
+    private = plan_words.is_private(record)
+    table = Table(box=box.SIMPLE_HEAD, title=Text(f"sites of {words.clean(record.study)}"))
     table.add_column("site")
     table.add_column("rounds in a sum", justify="right")
     table.add_column("updates charged", justify="right")
     table.add_column(
-        f"ε at δ = {view.delta_text(record.delta)}" if private else "ε", justify="right"
+        f"ε at δ = {words.delta_text(record.delta)}" if private else "ε", justify="right"
     )
     table.add_column("certificate")
     for site in record.sites:
         table.add_row(
-            Text(view.clean(site.site) + (" (struck)" if site.struck_at is not None else "")),
+            Text(words.clean(site.site) + (" (struck)" if site.struck_at is not None else "")),
             str(site.rounds_contributed),
             str(site.rounds_charged),
-            view.epsilon_text(site.epsilon) if private else Text("no privacy", style="bold red"),
-            Text(view.clean(site.certificate)[:16] + "…", style="dim"),
+            words.epsilon_text(site.epsilon) if private else Text("no privacy", style="bold red"),
+            Text(words.clean(site.certificate)[:16] + "…", style="dim"),
         )
     return table
 
@@ -83,12 +83,12 @@ def sites_table(record: StudyRecord) -> Table:
 def summary(record: StudyRecord) -> Text:
     """State, quality and privacy of the study, one line each."""
     best, last = view.best_and_last(record)
-    planned = view.look_up(record.plan, "rounds")
+    planned = words.look_up(record.plan, "rounds")
     of = f" of {planned}" if planned else ""
-    text = Text(f"{view.clean(record.study)}: {view.clean(record.state)}", style="bold")
+    text = Text(f"{words.clean(record.study)}: {words.clean(record.state)}", style="bold")
     text.append(f", {len(record.committed)}{of} rounds committed\n", style="not bold")
     for note in record.notes:
-        text.append(f"{view.clean(note)}\n", style="bold red")
+        text.append(f"{words.clean(note)}\n", style="bold red")
     if last is None or last.scores is None:
         text.append("AUC: no model has been evaluated yet\n", style="not bold")
     else:
@@ -104,10 +104,10 @@ def summary(record: StudyRecord) -> Text:
             f"votes: {len(record.returns)} rejected; {name} {view.return_text(last_return)}\n",
             style="yellow not bold",
         )
-    if view.is_private(record):
-        spent = view.epsilon_text(view.highest_epsilon(record))
+    if plan_words.is_private(record):
+        spent = words.epsilon_text(view.highest_epsilon(record))
         text.append(
-            f"privacy: ε = {spent}, δ = {view.delta_text(record.delta)}, "
+            f"privacy: ε = {spent}, δ = {words.delta_text(record.delta)}, "
             "add or remove one patient, by the rounds seen here (a hospital's own ledger decides)",
             style="not bold",
         )
@@ -117,7 +117,7 @@ def summary(record: StudyRecord) -> Text:
 
 
 def _troubles(row: view.AttemptRow) -> str:
-    lost = [f"{view.clean(a.site)}: {view.clean(a.phase)}" for a in row.attempt.lost]
+    lost = [f"{words.clean(a.site)}: {words.clean(a.phase)}" for a in row.attempt.lost]
     if row.attempt.outcome == "aborted":
-        lost.append(view.clean(row.attempt.reason))
+        lost.append(words.clean(row.attempt.reason))
     return "; ".join(filter(None, [*lost, view.return_text(row.attempt)]))

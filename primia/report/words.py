@@ -1,0 +1,76 @@
+"""Words and figures as a reader sees them, the same in the page, the card and the terminal.
+
+Text from outside (a site's reason, a label) passes `clean` before it is shown anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+MAX_TEXT = 300  # characters of one reason; a hospital writes it, so it has a limit
+NONE = "–"
+
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def clean(text: str) -> str:
+    """`text` fit for a page and a terminal: one line, bounded, nothing that steers the display.
+
+    Control, bidirectional and other unprintable characters become a replacement mark, so that a
+    site's reason can neither move a cursor nor reverse the words around it.
+    """
+    printable = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
+    return printable if len(printable) <= MAX_TEXT else printable[: MAX_TEXT - 1] + "…"
+
+
+def look_up(plan: Mapping[str, Any], dotted: str) -> Any:
+    """The value at `dotted` in the plan, or None."""
+    value: Any = plan
+    for key in dotted.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def epsilon_text(epsilon: float | None) -> str:
+    """ε with two decimals, rounded up: a privacy loss is never shown smaller than it is."""
+    if epsilon is None:
+        return NONE
+    # 1e-9 forgives the last bit of a product, so that 8.0 does not become 8.01.
+    return f"{math.ceil(epsilon * 100 - 1e-9) / 100:.2f}" if math.isfinite(epsilon) else "∞"
+
+
+def delta_text(delta: float | None) -> str:
+    """δ as a person writes it: 1×10⁻⁴."""
+    if delta is None:
+        return NONE
+    mantissa, exponent = f"{delta:.6e}".split("e")
+    return f"{float(mantissa):g}×10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+
+
+def number_text(value: float | None, digits: int = 3) -> str:
+    """A figure with `digits` decimals, or a dash."""
+    return NONE if value is None else f"{value:.{digits}f}"
+
+
+def duration_text(seconds: float | None) -> str:
+    """A time span in the two units that matter."""
+    if seconds is None:
+        return NONE
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def time_text(seconds: float | None) -> str:
+    """Seconds since 1970 as a date and time in UTC."""
+    if seconds is None:
+        return NONE
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
