@@ -38,9 +38,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "audit": {
         "config",
         "contribute",
+        "demo",  # its plans, where none is given
         "federation",
         "findings",
         "imaging",
+        "inference",  # reads an export
         "learning",
         "privacy",
         "protocol",

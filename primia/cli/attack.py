@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from primia.cli import attack_labels
+
 app = typer.Typer(
     no_args_is_help=True,
     help="Attack updates and models as a curious coordinator would, and see what it gets.",
@@ -13,3 +15,6 @@ app = typer.Typer(
 @app.callback()
 def attack() -> None:
     """Attack updates and models as a curious coordinator would, and see what it gets."""
+
+
+app.command("labels")(attack_labels.labels)
