@@ -53,6 +53,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "storage",
         "study",
     },
+    "alone": {"config", "federation", "imaging", "learning", "study"},
+    "site_quality": {"alone", "config", "federation", "imaging", "learning", "report"},
+    "pooled_quality": {"learning", "report", "site_quality"},
     "annex": {"config", "learning", "privacy"},
     "logs": set(),
     "roster": {"storage", "identity"},  # of whoever invites: coordinator, model owner

@@ -57,6 +57,14 @@ class MetricLayout:
         bins: Ints = np.clip((place * self.bins).astype(np.int64), 0, self.bins - 1)
         return bins
 
+    def probabilities(self) -> tuple[Floats, Floats]:
+        """Where the bins begin and end, (bins + 1,), and their middles, (bins,), as probabilities
+        of the class."""
+        places = np.arange(2 * self.bins + 1) / self.bins - 1
+        scores = _SCORE_SCALE * np.sinh(places * np.arcsinh(_SCORE_LIMIT / _SCORE_SCALE))
+        found = probability(scores, self.classes)
+        return found[::2], found[1::2]
+
     def count(self, logits: Floats, labels: Ints) -> Counts:
         """Count the films of one site. logits: (n, classes); labels: (n,). Returns (length,)."""
         n = labels.size
@@ -64,7 +72,7 @@ class MetricLayout:
         confusion = np.zeros((self.classes, self.classes), np.int64)
         np.add.at(confusion, (labels, logits.argmax(1)), 1)
         histograms = np.zeros((2, self.classes, self.bins), np.int64)
-        bins = self.bin_of(_one_vs_rest(logits))
+        bins = self.bin_of(one_vs_rest(logits))
         classes = np.broadcast_to(np.arange(self.classes), bins.shape)
         is_negative = (labels[:, None] != classes).astype(np.int64)
         np.add.at(histograms, (is_negative, classes, bins), 1)
@@ -150,7 +158,14 @@ class Metrics:
         return rates[0], rates[1]
 
 
-def _one_vs_rest(logits: Floats) -> Floats:
+def probability(scores: Floats, classes: int) -> Floats:
+    """The softmax probability of a class from its one-vs-rest score; any shape."""
+    shifted = scores - np.log(classes - 1)
+    found: Floats = np.exp(-np.logaddexp(0, -shifted))
+    return found
+
+
+def one_vs_rest(logits: Floats) -> Floats:
     """Log-odds of each class, counted from what guessing gives: 0 is p = 1/classes.
 
     log p_c - log(1 - p_c) + log(classes - 1), stable as z_c minus the log of the others' mean exp.

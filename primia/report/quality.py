@@ -10,8 +10,9 @@ import json
 import math
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from primia.errors import DataError, PolicyRefused
 
@@ -21,9 +22,10 @@ MAX_BYTES = 16 << 20  # of one file
 FLOOR = 10
 """Patients that a figure must rest on, on either side of it, to be in a file that is handed on."""
 
-_DIGITS = 2  # of every figure in such a file
+_DIGITS = 2  # of every figure in such a file,
+_AUC_DIGITS = 3  # but of the AUC over all classes, whose sum over the sites is public to more
 _GRID = 20  # steps of a curve in such a file
-T = TypeVar("T")
+_Z = 1.959964  # 95 %
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def from_json(text: str) -> SiteQuality:
 
 
 def shareable(found: SiteQuality) -> SiteQuality:
-    """The form that may be handed on: figures of two digits, no counts below `FLOOR`.
+    """The form that may be handed on: figures of two digits (the AUC: three), no small counts.
 
     A class with fewer patients, or with fewer beside it, is left out, and so are stretches of the
     reliability curve with fewer films. Confusion counts are left out whole: rates and class sizes
@@ -201,7 +203,11 @@ def shareable(found: SiteQuality) -> SiteQuality:
         shared=True,
         design_effect=_round(found.design_effect),
         comparisons=tuple(
-            replace(c, auc=_rounded(c.auc), difference=_rounded(c.difference))
+            replace(
+                c,
+                auc=_rounded(c.auc, _AUC_DIGITS),
+                difference=_rounded(c.difference, _AUC_DIGITS),
+            )
             for c in found.comparisons
             if whole
         ),
@@ -209,7 +215,7 @@ def shareable(found: SiteQuality) -> SiteQuality:
             quality,
             films=_floored(quality.films),
             patients=_floored(quality.patients),
-            auc=_rounded(quality.auc) if whole else nothing,
+            auc=_rounded(quality.auc, _AUC_DIGITS) if whole else nothing,
             accuracy=_rounded(quality.accuracy),
             balanced_accuracy=_rounded(quality.balanced_accuracy) if whole else nothing,
             brier=_round(quality.brier),
@@ -219,6 +225,63 @@ def shareable(found: SiteQuality) -> SiteQuality:
             classes=kept,
         ),
     )
+
+
+@dataclass(frozen=True)
+class AcrossSites:
+    """What the files of several sites say together.
+
+    mean: of the sites' own AUCs, each site as one, with an interval by patient; the sites count as
+        given, not as drawn from others. pooled: the AUC on all films, with its interval by film
+        widened by the largest design effect that a site found.
+    """
+
+    sites: tuple[str, ...]
+    mean: Estimate
+    pooled: Estimate
+
+
+def across_sites(found: Sequence[SiteQuality], pooled: Estimate) -> AcrossSites:
+    """Intervals by patient, from the sites' own. pooled: the AUC on all films, by film.
+
+    Sites without an AUC and its interval are left out; without any, nothing is said.
+    """
+    told = [s for s in found if _error(s.quality.auc) is not None]
+    names = tuple(s.site for s in told)
+    values = [s.quality.auc.value or 0.0 for s in told]
+    errors = [_error(s.quality.auc) or 0.0 for s in told]
+    mean = Estimate(None)
+    if told:
+        error = math.hypot(*errors) / len(told)
+        mean = _on_log_odds(math.fsum(values) / len(told), error)
+    effects = [s.design_effect for s in told if s.design_effect is not None]
+    by_film = _error(pooled)
+    widened = Estimate(pooled.value)
+    if effects and by_film is not None and pooled.value is not None:
+        widened = _on_log_odds(pooled.value, by_film * math.sqrt(max(1.0, *effects)))
+    return AcrossSites(names, mean, widened)
+
+
+def _error(found: Estimate) -> float | None:
+    """The standard error behind an interval on the log-odds scale; None where there is none."""
+    if found.value is None or found.low is None or found.high is None:
+        return None
+    if not 0 < found.low <= found.value <= found.high < 1:
+        return (found.high - found.low) / (2 * _Z)
+    reach = _log_odds(found.high) - _log_odds(found.low)
+    return reach / (2 * _Z) * found.value * (1 - found.value)
+
+
+def _on_log_odds(value: float, error: float) -> Estimate:
+    if not 0 < value < 1:
+        return Estimate(value, max(0.0, value - _Z * error), min(1.0, value + _Z * error))
+    reach = _Z * error / (value * (1 - value))
+    low, high = (1 / (1 + math.exp(-(_log_odds(value) + side * reach))) for side in (-1, 1))
+    return Estimate(value, low, high)
+
+
+def _log_odds(p: float) -> float:
+    return math.log(p / (1 - p))
 
 
 def _may_leave(found: ClassQuality, patients: int) -> bool:
@@ -284,8 +347,9 @@ def _round(value: float | None) -> float | None:
     return None if value is None else round(value, _DIGITS)
 
 
-def _rounded(found: Estimate) -> Estimate:
-    return Estimate(_round(found.value), _round(found.low), _round(found.high))
+def _rounded(found: Estimate, digits: int = _DIGITS) -> Estimate:
+    ends = (found.value, found.low, found.high)
+    return Estimate(*(None if e is None else round(e, digits) for e in ends))
 
 
 def _no_number(text: str) -> None:

@@ -18,6 +18,8 @@ from primia.report.quality import (
     Quality,
     ReliabilityBin,
     SiteQuality,
+    _error,
+    across_sites,
     from_json,
     shareable,
     to_json,
@@ -119,6 +121,8 @@ def test_what_is_handed_on_has_two_digits_and_no_small_count() -> None:
     raw = json.loads(to_json(shareable(found())))
     assert raw["shared"] is True
     raw.pop("made_at")
+    assert raw["quality"].pop("auc") == {"value": 0.912, "low": 0.854, "high": 0.951}
+    assert raw.pop("comparisons")[0]["difference"] == {"value": 0.051, "low": -0.012, "high": 0.123}
     curves = [c.pop("roc") + c.pop("pr") for c in raw["quality"]["classes"]]
     assert all(n == round(n, 2) for n in numbers(raw))
     assert all(len(c) == 2 * 21 and all(y == round(y, 2) for _, y in c) for c in curves)
@@ -148,3 +152,43 @@ def test_too_few_patients_are_not_handed_on_at_all(patients: int, of_class: int)
 def test_what_was_handed_on_once_may_be_rounded_again() -> None:
     once = shareable(found(130, 50))
     assert shareable(once) == once
+
+
+def at(site: str, auc: Estimate, effect: float | None = None) -> SiteQuality:
+    one = found()
+    return replace(one, site=site, design_effect=effect, quality=replace(one.quality, auc=auc))
+
+
+def test_the_mean_of_sites_is_surer_than_each_and_no_site_counts_for_more() -> None:
+    sites = [at(s, Estimate(0.8, 0.7, 0.872093)) for s in "abcd"]
+    both = across_sites(sites, Estimate(0.81, 0.79, 0.83))
+    assert both.sites == ("a", "b", "c", "d")
+    assert both.mean.value == pytest.approx(0.8)
+    one, four = (_error(e) for e in (sites[0].quality.auc, both.mean))
+    assert four == pytest.approx(one / 2)
+    wide = across_sites([*sites[:3], at("d", Estimate(0.6, 0.3, 0.84))], Estimate(0.8))
+    assert wide.mean.value == pytest.approx(0.75)
+    assert _error(wide.mean) > 1.4 * four
+
+
+def test_an_interval_by_film_is_widened_by_the_largest_design_effect_and_never_narrowed() -> None:
+    by_film = Estimate(0.81, 0.79, 0.828571)
+    some = Estimate(0.8, 0.7, 0.87)
+    wider = across_sites([at("a", some, 2.0), at("b", some, 4.0)], by_film).pooled
+    assert wider.value == 0.81
+    assert _error(wider) == pytest.approx(2 * _error(by_film))
+    same = across_sites([at("a", some, 0.5)], by_film).pooled
+    assert _error(same) == pytest.approx(_error(by_film))
+
+
+def test_without_intervals_of_sites_nothing_is_said_by_patient() -> None:
+    none = across_sites([at("a", Estimate(0.9))], Estimate(0.81, 0.79, 0.83))
+    assert (none.sites, none.mean) == ((), Estimate(None))
+    assert none.pooled == Estimate(0.81)
+
+
+def test_a_site_without_an_error_makes_no_interval_longer_than_all() -> None:
+    perfect = at("a", Estimate(1.0, 0.83, 1.0), 1.0)
+    found = across_sites([perfect], Estimate(1.0, 0.95, 1.0))
+    assert found.mean.value == found.mean.high == 1.0
+    assert 0.8 < found.mean.low < 1

@@ -1,0 +1,70 @@
+"""A model trained at one site alone by the study's plan: what its hospital would have by itself.
+
+It goes nowhere: nothing is charged, for nothing is released, and whoever calls this lets it go
+after judging it. Figures about it are figures about the films (docs/adr/0016).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from primia.config.plan import StudyPlan, plan_digest
+from primia.federation.contribution import Entropy
+from primia.federation.optimiser import ServerState, step
+from primia.imaging.dataset import Cohort
+from primia.learning.evaluate import evaluate
+from primia.learning.local import train_locally
+from primia.learning.metrics import Metrics
+from primia.learning.models import FloatVector, build_for, flatten
+from primia.learning.terms import LocalTerms
+from primia.study import metric_layout, optimiser
+
+_LOOKS = 20  # at the validation films, at most
+
+OnRound = Callable[[int, int], None]
+"""Called after each round with (rounds done, rounds of the plan)."""
+
+
+def first_weights(plan: StudyPlan) -> FloatVector:
+    """Model 0 of a study: a pure function of its plan."""
+    return flatten(build_for(plan.model, seed=int(plan_digest(plan)[:8], 16)))
+
+
+def train_alone(
+    plan: StudyPlan,
+    cohort: Cohort,
+    *,
+    private: bool,
+    device: str = "cpu",
+    on_round: OnRound = lambda _done, _of: None,
+    entropy: Entropy = os.urandom,
+) -> FloatVector:
+    """Weights after the plan's rounds with this site as the only one, the best of them here.
+
+    First weights, steps, rates and the server's step are the plan's. private: with its clipping
+    and its noise, all of which this site then adds; else by ordinary mini-batches. The best is by
+    the AUC on the validation films, as a study's best model is: if that flatters, then this one.
+    Raises DataError, ConfigError as `train_locally` does.
+    """
+    terms = LocalTerms.of(plan)
+    if not private:
+        terms = replace(terms, privacy=None)
+    layout, server = metric_layout(plan), optimiser(plan)
+    state = ServerState.start(first_weights(plan), server)
+    best, highest = state.weights, -math.inf
+    every = math.ceil(plan.rounds / _LOOKS)
+    for number in range(1, plan.rounds + 1):
+        update = train_locally(terms, state.weights, cohort.train, device=device, entropy=entropy)
+        state = step(state, update.delta.astype(np.float64), server)
+        if number % every == 0 or number == plan.rounds:
+            counts = evaluate(terms, state.weights, cohort.validation, layout, device=device)
+            auc = Metrics.from_counts(layout, counts).auc
+            if auc >= highest or math.isinf(highest):
+                best, highest = state.weights, auc
+        on_round(number, plan.rounds)
+    return best
