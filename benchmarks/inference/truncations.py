@@ -45,7 +45,7 @@ def failures(values: Any, shift: int, seeds: tuple[bytes, bytes, bytes]) -> int:
     """How many of these truncations are off by more than one unit."""
     dealer = Dealer(seeds[0], seeds[1])
     deal_truncate(dealer, "t", values.shape, shift)
-    corrections = Corrections([dealer.corrections()])
+    corrections = Corrections(dealer.corrections())
     share = DataSource(seeds[2]).mask("share", values.shape)
     whole = values.view(np.uint64)
     sides: list[Generator[Any, Any, list[Any]]] = [

@@ -17,6 +17,7 @@ from cryptography import x509
 
 from primia.errors import IdentityError, PeerError, TooManyCalls
 from primia.identity.certificate import Identity, Role, fingerprint
+from primia.infer.ahead import ahead
 from primia.infer.binding import DATA, MODEL, NOISE, Binding
 from primia.infer.dealer_store import DealerStore
 from primia.infer.engine import Engine
@@ -136,18 +137,17 @@ class DealerService:
         rows: list[tuple[bytes, int, bytes, bytes]],
     ) -> Iterator[tuple[bytes, Iterator[Message]]]:
         for session, _, data, model in rows:
-            yield (
-                session,
-                self._engine.deal(
-                    program,
-                    order.mask_seed,
-                    binding.seed(data, session, DATA),
-                    binding.seed(model, session, MODEL),
-                    order.films,
-                    noise_of(binding, model, session),
-                    order.terms.profile,
-                ),
+            dealt = self._engine.deal(
+                program,
+                order.mask_seed,
+                binding.seed(data, session, DATA),
+                binding.seed(model, session, MODEL),
+                order.films,
+                noise_of(binding, model, session),
+                order.terms.profile,
             )
+            with ahead(dealt) as messages:  # sending takes as long as making
+                yield session, messages
 
     def dealt(self, batch: bytes) -> None:
         """The data owner may collect."""

@@ -25,6 +25,7 @@ from primia.identity import authority
 from primia.identity.certificate import Identity, Role, fingerprint, to_pem
 from primia.identity.keyfile import key_to_pem, store
 from primia.infer import home
+from primia.infer.ahead import ahead
 from primia.infer.binding import MODEL, Binding
 from primia.infer.checking import opened_of, same
 from primia.infer.dealer import MOST_FILMS, noise_of
@@ -309,14 +310,15 @@ class ModelService:
                 seed = self._binding(identity, held.batch, held.films).seed(
                     held.seed, held.session, MODEL
                 )
-                yield self._engine.model_party(
-                    self._served.program,
-                    self._served.weights,
-                    taken.messages(held.key),
-                    seed,
-                    held.films,
-                    self._terms.profile,
-                )
+                with ahead(taken.messages(held.key)) as corrections:
+                    yield self._engine.model_party(
+                        self._served.program,
+                        self._served.weights,
+                        corrections,
+                        seed,
+                        held.films,
+                        self._terms.profile,
+                    )
                 outcome = "done"
             except PrimiaError:
                 outcome = "refused"

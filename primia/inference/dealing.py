@@ -64,7 +64,7 @@ def deal(
     *,
     noise: Noise | None = None,
     profile: Profile = "lan",
-) -> Iterator[bytes]:
+) -> Iterator[bytes | memoryview]:
     """The model party's corrections for one session, piece by piece in program order.
 
     mask_seed: the model version's, shared with the model party; seed0, seed1: the session's, of
@@ -96,8 +96,9 @@ class _Dealing(Walk):
             )
         self.inputs: dict[str, Words] = {}
         self.narrowed: set[int] = set()
+        self.weight_shapes = program.weight_shapes()
 
-    def run(self) -> Iterator[bytes]:
+    def run(self) -> Iterator[bytes | memoryview]:
         for number, node in enumerate(self.program.nodes):
             if self.places[number].narrow:
                 for source in node.inputs:
@@ -106,9 +107,9 @@ class _Dealing(Walk):
             for used in finished(self.program, number):
                 for label in input_labels(used):
                     self.inputs.pop(label, None)
-            yield self.dealer.corrections()
+            yield from self.dealer.corrections()
         self._answer()
-        yield self.dealer.corrections()
+        yield from self.dealer.corrections()
 
     def _narrow(self, number: int) -> None:
         if number in self.narrowed or self.places[number].scale == self.f:
@@ -148,7 +149,7 @@ class _Dealing(Walk):
         if label not in self.inputs:
             self.inputs[label] = self.dealer.data_mask(label, self.shape(source))
         name = f"{node.name}.weight"
-        b = weight_mask(self.mask_prg, name, self.program.weight_shapes()[name])
+        b = weight_mask(self.mask_prg, name, self.weight_shapes[name])
         value = product(node.op, b, self.inputs[label])
         if self.noise and number == self.last:
             value += self.noise.draw(value.shape, self.places[number].scale)

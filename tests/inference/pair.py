@@ -114,7 +114,7 @@ def run_op(
     _, seed0, seed1 = seeds(number)
     dealer = Dealer(seed0, seed1)
     deal_op(dealer)
-    corrections = Corrections([dealer.corrections()])
+    corrections = Corrections(dealer.corrections())
     value = value.view(np.uint64)
     share = np.random.default_rng(number + 1).integers(0, 1 << 64, value.shape, np.uint64)
     rest = value ^ share if xor else value - share
