@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from primia.config.plan import StudyPlan
 from primia.errors import ConfigError
 from primia.federation.contribution import Contribution, SharedNoise
 from primia.federation.optimiser import FedAdam, FedAvg
 from primia.learning.metrics import MetricLayout
 from primia.learning.terms import is_distributed, share_of_noise
+
+if TYPE_CHECKING:
+    from primia.learning.models import Network
 
 UPDATE_NORM = 2.0
 """With shared noise: the norm that a site's sum is scaled down to, in clip norms of the patients
@@ -22,14 +27,16 @@ def metric_layout(plan: StudyPlan) -> MetricLayout:
     return MetricLayout(len(plan.model.classes), plan.evaluation.histogram_bins)
 
 
-def contribution(plan: StudyPlan, parameters: int) -> Contribution:
+def contribution(plan: StudyPlan, parameters: int, network: Network | None = None) -> Contribution:
     """How one site's vector is laid out and encoded; `parameters` is the model's size.
+
+    network: what is trained, where that is not the plan's own.
 
     Raises ConfigError when the sum and the noise that the sites share do not fit the ring.
     """
     terms = plan.aggregation
     if is_distributed(plan):
-        return _with_shared_noise(plan, parameters)
+        return _with_shared_noise(plan, parameters, network)
     return Contribution(
         parameters=parameters,
         metrics=metric_layout(plan).length,
@@ -42,13 +49,14 @@ def contribution(plan: StudyPlan, parameters: int) -> Contribution:
     )
 
 
-def _with_shared_noise(plan: StudyPlan, parameters: int) -> Contribution:
+def _with_shared_noise(plan: StudyPlan, parameters: int, network: Network | None) -> Contribution:
     """A site's sum in steps that follow from clip norm and weights, within what noise leaves of
     the ring. (`encoding_range` and `encoding_bits` have no part in it.)"""
     from primia.learning.federated import learning_coordinates  # late: it loads torch
+    from primia.learning.models import build_for
 
     assert plan.privacy != "none"
-    learns = learning_coordinates(plan.model)
+    learns = learning_coordinates(plan.model, network or build_for)
     share = share_of_noise(plan, int(learns.sum()))
     shared = SharedNoise(
         share.variance, -plan.training.learning_rate / plan.training.expected_patients, learns

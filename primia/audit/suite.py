@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from primia.audit.films import Case, drawn
 from primia.audit.labels import attack_labels
+from primia.audit.mechanism import audit_mechanism
 from primia.audit.networks import first_network
 from primia.config.plan import StudyPlan
 from primia.findings import Finding
@@ -29,4 +30,6 @@ def findings_for_report(
     settled = settle(plan)
     case = Case(settled, drawn(settled, _SEED), own=False)
     network = first_network(settled)
-    return (attack_labels(case, network, seed=_SEED, trials=_TRIALS, on_step=on_step),)
+    on_step("sending canaries")
+    audited = audit_mechanism(settled)
+    return (audited, attack_labels(case, network, seed=_SEED, trials=_TRIALS, on_step=on_step))

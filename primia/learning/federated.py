@@ -19,7 +19,7 @@ from primia.config.plan import ModelTerms
 from primia.imaging.dataset import Films
 from primia.learning.clipped import PerUnitClipping
 from primia.learning.local import loss_of_each, private_step, starting_model, to_input, views
-from primia.learning.models import FloatVector, build_for
+from primia.learning.models import FloatVector, Network, build_for
 from primia.learning.noise import Entropy
 from primia.learning.terms import LocalTerms
 
@@ -31,6 +31,7 @@ def clipped_sum(
     *,
     device: str = "cpu",
     entropy: Entropy = os.urandom,
+    network: Network = build_for,
 ) -> FloatVector:
     """The clipped gradients of one step's patients, summed: float32 (parameters,), no noise.
 
@@ -39,7 +40,7 @@ def clipped_sum(
 
     Raises as `train_locally`; ConfigError for a model that cannot be trained privately.
     """
-    model = starting_model(terms, weights, films).to(device)
+    model = starting_model(terms, weights, films, network).to(device)
     step = private_step(terms, entropy)
     prepare = partial(to_input, channels=terms.model.channels, device=device)
     clipped = PerUnitClipping(model, prepare=prepare)
@@ -50,7 +51,7 @@ def clipped_sum(
     return torch.cat(parts).detach().float().cpu().numpy()
 
 
-def learning_coordinates(model: ModelTerms) -> npt.NDArray[np.bool_]:
+def learning_coordinates(model: ModelTerms, network: Network = build_for) -> npt.NDArray[np.bool_]:
     """Which weights of the plan's model learn, bool (parameters,)."""
-    parts = [np.full(p.numel(), p.requires_grad) for p in build_for(model).parameters()]
+    parts = [np.full(p.numel(), p.requires_grad) for p in network(model).parameters()]
     return np.concatenate(parts)

@@ -17,7 +17,7 @@ from primia.imaging.dataset import Films
 from primia.learning.augment import augment
 from primia.learning.clipped import PerUnitClipping
 from primia.learning.clipping import clipping_by_name
-from primia.learning.models import FloatVector, build_for, flatten, load_flat
+from primia.learning.models import FloatVector, Network, build_for, flatten, load_flat
 from primia.learning.noise import Entropy
 from primia.learning.sampling import Indices, films_of
 from primia.learning.step import PrivateStep
@@ -49,6 +49,7 @@ def train_locally(
     on_step: OnStep | None = None,
     entropy: Entropy = os.urandom,
     group: dist.ProcessGroup | None = None,
+    network: Network = build_for,
 ) -> LocalUpdate:
     """Train on the site's films, starting from the global `weights`.
 
@@ -61,7 +62,7 @@ def train_locally(
 
     Raises PeerError when `weights` do not fit the plan's model, DataError when the films do not.
     """
-    model = starting_model(terms, weights, films).to(device)
+    model = starting_model(terms, weights, films, network).to(device)
     learning = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.SGD(learning, lr=terms.learning_rate, momentum=terms.momentum)
     prepare = partial(to_input, channels=terms.model.channels, device=device)
@@ -80,13 +81,15 @@ def train_locally(
     return LocalUpdate(flatten(model) - weights, terms.local_steps, films.patient_count)
 
 
-def starting_model(terms: LocalTerms, weights: FloatVector, films: Films) -> nn.Module:
+def starting_model(
+    terms: LocalTerms, weights: FloatVector, films: Films, network: Network = build_for
+) -> nn.Module:
     """The plan's network with these weights, on the CPU, once all three fit together.
 
     Raises as `train_locally`.
     """
     _check(films, terms)
-    model = build_for(terms.model)
+    model = network(terms.model)
     load_flat(model, weights)
     return model
 

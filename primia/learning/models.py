@@ -8,6 +8,8 @@ features.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -20,6 +22,9 @@ from primia.learning.layers import ScaleNormBlock
 
 FloatVector = npt.NDArray[np.float32]
 """All parameters of a model, in the order of `model.parameters()`, shape (parameters,)."""
+
+Network = Callable[[ModelTerms], nn.Module]
+"""From a plan's terms to its network: `build_for`, or what an audit trains in its place."""
 
 NAMES = ("small-cnn", "resnet18-gn")
 _MIN_SIZE = 28

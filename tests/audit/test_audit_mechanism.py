@@ -1,0 +1,377 @@
+"""The audit of the release step refutes builds broken in one place, and not the honest one.
+
+False alarms: the honest build is refuted with probability 2 Φ(-z) at most, 0.2 % at z = 3.09, and
+so is each `test_the_honest_…` here. A broken build that is not refuted would be a miss; at 5,000
+canaries each of these is seen by ten deviations or more, so a miss is no matter of luck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from primia import contribute
+from primia.audit.mechanism import STAND_IN, audit_mechanism
+from primia.config.plan import StudyPlan
+from primia.config.strict import validate
+from primia.federation import contribution
+from primia.findings import Finding, Verdict
+from primia.learning import local, step
+from primia.learning.clipped import PerUnitClipping
+from primia.learning.clipping import Flat
+from primia.learning.insecure import insecure_seeded_entropy
+from primia.learning.step import PrivateStep
+from primia.protocol import site_secrets, unmasking
+from primia.secagg import encoding, masks
+
+Break = Callable[[pytest.MonkeyPatch], None]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def changed(**changes: Any) -> StudyPlan:
+    """The stand-in with some sections changed."""
+    raw = STAND_IN.model_dump(mode="json")
+    for section, values in changes.items():
+        if isinstance(values, dict):
+            raw[section] = {**raw[section], **values}
+        else:
+            raw[section] = values
+    return validate(StudyPlan, raw, where="test")
+
+
+SHARED = changed(
+    training={"local_steps": 1, "momentum": 0.0},
+    privacy={"noise": "distributed", "noise_multiplier": 1.2},
+    sites=["a", "b", "c", "d"],
+    schedule={"quorum": 3},
+)
+
+
+def broken(found: Finding) -> set[str]:
+    return {row[0] for row in found.tables[1].rows if row[3] == "broken"}
+
+
+# --- noise ---
+
+add_gaussian = step.add_gaussian
+
+
+def half_the_noise(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(PrivateStep, "gradient_noise", property(lambda s: s.noise_multiplier / 2))
+
+
+def noise_on_the_mean(patch: pytest.MonkeyPatch) -> None:
+    """As if the sum's noise were divided once more."""
+
+    def add(targets: Any, sigma: float, entropy: Any, *, scale: float, threads: int) -> None:
+        add_gaussian(targets, 0.0, entropy, scale=scale)
+        add_gaussian(targets, sigma * scale**2, entropy, threads=threads)
+
+    patch.setattr(step, "add_gaussian", add)
+
+
+def noise_on_the_mean_at_full_size(patch: pytest.MonkeyPatch) -> None:
+    def add(targets: Any, sigma: float, entropy: Any, *, scale: float, threads: int) -> None:
+        add_gaussian(targets, 0.0, entropy, scale=scale)
+        add_gaussian(targets, sigma, entropy, threads=threads)
+
+    patch.setattr(step, "add_gaussian", add)
+
+
+def no_noise_in_the_last_layer(patch: pytest.MonkeyPatch) -> None:
+    def add(targets: Any, sigma: float, entropy: Any, *, scale: float, threads: int) -> None:
+        add_gaussian(targets[:-1], sigma, entropy, scale=scale, threads=threads)
+        add_gaussian(targets[-1:], 0.0, entropy, scale=scale)
+
+    patch.setattr(step, "add_gaussian", add)
+
+
+def no_noise_in_an_empty_batch(patch: pytest.MonkeyPatch) -> None:
+    def add(targets: Any, sigma: float, entropy: Any, *, scale: float, threads: int) -> None:
+        empty = not any(bool(t.any()) for t in targets)
+        add_gaussian(targets, 0.0 if empty else sigma, entropy, scale=scale, threads=threads)
+
+    patch.setattr(step, "add_gaussian", add)
+
+
+def one_noise_for_all_layers(patch: pytest.MonkeyPatch) -> None:
+    def add(targets: Any, sigma: float, entropy: Any, *, scale: float, threads: int) -> None:
+        key = entropy(32)
+        for target in targets:
+            add_gaussian(target, sigma, lambda _n: key, scale=scale, threads=threads)
+
+    patch.setattr(step, "add_gaussian", add)
+
+
+def one_noise_for_two_steps(patch: pytest.MonkeyPatch) -> None:
+    keys: list[bytes] = []
+
+    def add(targets: Any, sigma: float, entropy: Any, *, scale: float, threads: int) -> None:
+        keys.append(keys[-1] if len(keys) % 2 else entropy(32))
+        add_gaussian(targets, sigma, lambda _n: keys[-1], scale=scale, threads=threads)
+
+    patch.setattr(step, "add_gaussian", add)
+
+
+def one_noise_for_all_weights(patch: pytest.MonkeyPatch) -> None:
+    def add(targets: Any, sigma: float, entropy: Any, *, scale: float, threads: int) -> None:
+        one = torch.zeros(1)
+        add_gaussian(one, sigma, entropy)
+        for target in targets:
+            target.add_(one.item()).mul_(scale)
+
+    patch.setattr(step, "add_gaussian", add)
+
+
+def uniform_noise(patch: pytest.MonkeyPatch) -> None:
+    def add(targets: Any, sigma: float, entropy: Any, *, scale: float, threads: int) -> None:
+        generator = torch.Generator().manual_seed(int.from_bytes(entropy(7), "little"))
+        for target in targets:
+            wide = 2 * torch.rand(target.shape, generator=generator) - 1
+            target.add_(wide * sigma * 3**0.5).mul_(scale)
+
+    patch.setattr(step, "add_gaussian", add)
+
+
+def seeded_noise(patch: pytest.MonkeyPatch) -> None:
+    """A seed for each round: the same noise at every site and in every round."""
+    honest = contribute.train_locally
+
+    def seeded(*arguments: Any, **named: Any) -> Any:
+        with pytest.warns(UserWarning, match="INSECURE"):
+            named["entropy"] = insecure_seeded_entropy(7)
+        return honest(*arguments, **named)
+
+    patch.setattr(contribute, "train_locally", seeded)
+
+
+def one_noise_for_all_sites(patch: pytest.MonkeyPatch) -> None:
+    """Only the noise is the same at all sites; its key follows from the step."""
+    honest, calls = local.private_step, [0]
+
+    def private_step(terms: Any, entropy: Any, group: Any = None) -> PrivateStep:
+        steps = iter(range(1000))
+
+        def keys(size: int) -> bytes:
+            return next(steps).to_bytes(size, "big") if size == 32 else entropy(size)
+
+        calls[0] += 1
+        return honest(terms, keys, group)
+
+    patch.setattr(local, "private_step", private_step)
+
+
+# --- clipping ---
+
+
+def clipping_by_layer(patch: pytest.MonkeyPatch) -> None:
+    def factors(self: Flat, squared: torch.Tensor) -> torch.Tensor:
+        return (self.clip_norm / squared.sqrt().clamp_min(1e-30)).clamp_max(1.0)
+
+    patch.setattr(Flat, "factors", factors)
+
+
+def no_clipping(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Flat, "factors", lambda _self, squared: torch.ones_like(squared))
+
+
+def clipping_without_the_first_layer(patch: pytest.MonkeyPatch) -> None:
+    honest = Flat.factors
+
+    def factors(self: Flat, squared: torch.Tensor) -> torch.Tensor:
+        return honest(self, torch.cat([torch.zeros_like(squared[:1]), squared[1:]]))
+
+    patch.setattr(Flat, "factors", factors)
+
+
+def clipping_by_film(patch: pytest.MonkeyPatch) -> None:
+    honest = PerUnitClipping.sum
+
+    def by_film(self: Any, clipping: Any, loss: Any, inputs: Any, targets: Any, unit: Any) -> Any:
+        return honest(self, clipping, loss, inputs, targets, torch.arange(len(inputs)))
+
+    patch.setattr(PerUnitClipping, "sum", by_film)
+
+
+def clipping_after_the_sum(patch: pytest.MonkeyPatch) -> None:
+    """The batch's gradient is clipped, as if it were one patient's."""
+    honest = PerUnitClipping.sum
+
+    def whole(self: Any, clipping: Any, *rows: Any) -> Any:
+        found = honest(self, Flat(1e9), *rows)
+        norm = float(torch.stack([g.norm() for g in found.gradients]).norm())
+        for gradient in found.gradients:
+            gradient.mul_(min(1.0, clipping.clip_norm / max(norm, 1e-12)))
+        return found
+
+    patch.setattr(PerUnitClipping, "sum", whole)
+
+
+# --- sampling ---
+
+
+def fixed_size(units: int, rate: float, entropy: Any) -> Any:
+    generator = np.random.default_rng(int.from_bytes(entropy(16), "little"))
+    return np.sort(generator.permutation(units)[: round(rate * units)]).astype(np.int64)
+
+
+def batches_of_one_size(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(step, "poisson_patients", fixed_size)
+
+
+def shuffled_batches(patch: pytest.MonkeyPatch) -> None:
+    left: list[Any] = []
+
+    def shuffled(units: int, rate: float, entropy: Any) -> Any:
+        size = round(rate * units)
+        if not left or left[0].size < size:
+            generator = np.random.default_rng(int.from_bytes(entropy(16), "little"))
+            left[:] = [generator.permutation(units)]
+        batch, left[0] = left[0][:size], left[0][size:]
+        return np.sort(batch).astype(np.int64)
+
+    patch.setattr(step, "poisson_patients", shuffled)
+
+
+def one_draw_for_a_round(patch: pytest.MonkeyPatch) -> None:
+    honest, last = step.poisson_patients, {}
+
+    def draw(units: int, rate: float, entropy: Any) -> Any:
+        if id(entropy) not in last or len(last[id(entropy)]) == 0:
+            last[id(entropy)] = honest(units, rate, entropy)
+        return last[id(entropy)]
+
+    patch.setattr(step, "poisson_patients", draw)
+
+
+def twice_the_rate(patch: pytest.MonkeyPatch) -> None:
+    honest = step.poisson_patients
+    patch.setattr(step, "poisson_patients", lambda n, q, e: honest(n, min(1.0, 2 * q), e))
+
+
+def patients_drawn_by_film(patch: pytest.MonkeyPatch) -> None:
+    """Every film is drawn by itself; one is enough for its patient to be in the batch."""
+
+    def by_film(drawn: Any, terms: Any, films: Any, entropy: Any) -> Any:
+        rows = step.poisson_patients(len(films), terms.sampling_rate, entropy)
+        return honest(np.unique(films.patients[rows]), terms, films, entropy)
+
+    honest = local.views
+    patch.setattr(local, "views", by_film)
+
+
+# --- divisor, encoding, masks ---
+
+
+def divided_by_the_batch(patch: pytest.MonkeyPatch) -> None:
+    honest = PrivateStep.noised_mean
+
+    def divided(
+        self: PrivateStep, clipped: Any, loss: Any, inputs: Any, targets: Any, unit: Any
+    ) -> Any:
+        found = honest(self, clipped, loss, inputs, targets, unit)
+        factor = self.divisor / max(1, len(torch.unique(unit)))
+        return [g * factor for g in found]
+
+    patch.setattr(PrivateStep, "noised_mean", divided)
+
+
+def bits_lost_in_encoding(patch: pytest.MonkeyPatch) -> None:
+    honest = encoding.encode
+
+    def coarse(values: Any, **named: Any) -> Any:
+        ring, clipped = honest(values, **named)
+        ring &= np.uint32(0xFFFFFFF0)
+        return ring, clipped
+
+    patch.setattr(contribution, "encode", coarse)
+
+
+def no_masks(patch: pytest.MonkeyPatch) -> None:
+    for module in (site_secrets, unmasking):
+        patch.setattr(module, "apply_masks", lambda *_a, **_n: None)
+
+
+def masks_at_the_sites_alone(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(unmasking, "apply_masks", lambda *_a, **_n: None)
+
+
+def one_mask_for_all_rounds(patch: pytest.MonkeyPatch) -> None:
+    honest = masks.KeyStream.words
+
+    def same(self: Any, _key: bytes, chunk: int, count: int) -> Any:
+        return honest(self, bytes(32), chunk, count)
+
+    patch.setattr(masks.KeyStream, "words", same)
+
+
+NAMED_BY_THE_ISSUE = [
+    half_the_noise,
+    noise_on_the_mean,
+    clipping_by_layer,
+    batches_of_one_size,
+]
+OTHERS: list[tuple[Break, str]] = [
+    (noise_on_the_mean_at_full_size, "noise of each layer"),
+    (no_noise_in_the_last_layer, "noise of each layer"),
+    (no_noise_in_an_empty_batch, "noise of a batch of one patient or none"),
+    (one_noise_for_all_layers, "noise of weights and layers"),
+    (one_noise_for_two_steps, "noise of steps, rounds and sites"),
+    (one_noise_for_all_weights, "noise of each layer"),
+    (uniform_noise, "shape of the noise"),
+    (seeded_noise, "noise of steps, rounds and sites"),
+    (one_noise_for_all_sites, "noise of steps, rounds and sites"),
+    (no_clipping, "what a patient adds, in clip norms"),
+    (clipping_without_the_first_layer, "what a patient adds, in clip norms"),
+    (clipping_by_film, "what a patient adds, in clip norms"),
+    (clipping_after_the_sum, "a patient's chance to be in a step"),
+    (shuffled_batches, "patients in a step"),
+    (one_draw_for_a_round, "draws of steps and rounds"),
+    (twice_the_rate, "a patient's chance to be in a step"),
+    (patients_drawn_by_film, "a patient's chance to be in a step"),
+    (divided_by_the_batch, "noise of each layer"),
+    (bits_lost_in_encoding, "encoding"),
+    (no_masks, "masked words"),
+    (masks_at_the_sites_alone, "masked sum"),
+    (one_mask_for_all_rounds, "masks of two rounds"),
+]
+
+
+@pytest.mark.parametrize("breaks", NAMED_BY_THE_ISSUE, ids=lambda b: b.__name__)
+def test_a_build_broken_in_one_place_is_refuted(
+    breaks: Break, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaks(monkeypatch)
+    found = audit_mechanism(STAND_IN, canaries=5000, z=3.09)
+    assert found.verdict is Verdict.REFUTED, found.answer
+
+
+@pytest.mark.parametrize(("breaks", "by"), OTHERS, ids=[b.__name__ for b, _ in OTHERS])
+def test_a_build_broken_otherwise_is_refuted_by_the_condition_it_breaks(
+    breaks: Break, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaks(monkeypatch)
+    found = audit_mechanism(STAND_IN, canaries=2000)
+    assert found.verdict is Verdict.REFUTED, found.answer
+    assert by in broken(found), broken(found)
+
+
+def test_the_honest_build_is_not_refuted_and_the_bounds_lie_below_the_claim() -> None:
+    found = audit_mechanism(STAND_IN)
+    assert found.verdict is Verdict.NOT_REFUTED, found.answer
+    assert found.figures["epsilon_claimed"] == pytest.approx(5.77, abs=0.01)  # µ = √2
+    assert 4.5 < float(found.figures["epsilon_gaussian_lower"] or 0) < 5.9
+    assert found.figures["epsilon_rank_lower"] is not None
+    assert found.figures["false_alarm_rate"] == pytest.approx(0.002, abs=1e-5)
+    assert "not proved" in found.limits
