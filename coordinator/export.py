@@ -22,8 +22,9 @@ from primia.storage.blobs import Blobs
 def write_export(state: CoordinatorState, home: Path, folder: Path) -> list[Path]:
     """Write the export of the study as it stands; returns the files written.
 
-    An older export of the same study is replaced. Raises StateError when nothing was started, when
-    the folder holds another study's export, or cannot be written.
+    An older export of the same study is replaced; what `primia report` had put into its report
+    stays. Raises StateError when nothing was started, when the folder holds another study's export,
+    or cannot be written, DataError when the report there is damaged.
     """
     record = study_record(state)
     pinned = state.study()
@@ -32,10 +33,10 @@ def write_export(state: CoordinatorState, home: Path, folder: Path) -> list[Path
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _refuse_anothers(folder, plan.study)
-        write_report(record, plan, folder)
+        written = write_report(record, plan, folder)
         text = json.dumps(plan.model_dump(mode="json"), indent=2)
         (folder / "plan.json").write_text(text + "\n", encoding="utf-8")
-        written = [folder / n for n in ("report.html", "result.json", "plan.json")]
+        written.append(folder / "plan.json")
         blobs = Blobs(home / "blobs")
         for name, model in kept_models(state).items():
             _save(folder / name, model, plan, blobs, pinned.parameters)

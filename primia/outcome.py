@@ -14,13 +14,29 @@ import numpy as np
 import numpy.typing as npt
 
 from primia.config.plan import StudyPlan
+from primia.errors import DataError
+from primia.findings import Finding
 from primia.learning.metrics import Metrics
 from primia.learning.terms import study_mechanism
 from primia.privacy.accounting import epsilon
+from primia.privacy.reconstruction import reconstruction_bound
+from primia.report.quality import SiteQuality
 from primia.report.record import ModelRecord, Scores, StudyRecord
+from primia.report.report import (
+    MAX_BYTES,
+    Prices,
+    Reconstruction,
+    Report,
+    from_json,
+    with_evidence,
+)
 from primia.study import metric_layout
 from primia.types import SiteId
 
+CANDIDATES = 256
+"""Films among which an attacker looks for the right one, as in `primia attack invert`."""
+FEWEST_PATIENTS = 20
+"""A hospital trains with no fewer, unless its own file says so (`caps.min_patients`)."""
 _PACKAGES = ("primia", "torch", "numpy", "grpcio", "cryptography", "dp-accounting")
 
 
@@ -85,11 +101,71 @@ def best_model(models: Sequence[ModelRecord]) -> int | None:
     return max(scored, key=lambda s: (s[0].auc, -s[1]))[1] if scored else None
 
 
-def write_report(record: StudyRecord, plan: StudyPlan, folder: Path) -> None:
-    """`report.html` and `result.json` into `folder`."""
-    from primia.report.html import render
-    from primia.report.record import to_json
+def prices(record: StudyRecord, plan: StudyPlan) -> Prices:
+    """ε by round, and how likely a film can be rebuilt from what the sites were charged for."""
+    charged = {s.site: s.rounds_charged for s in record.sites}
+    counts = sorted({plan.rounds, *charged.values()})
+    # Six counts are priced; any other takes the next larger one's, which errs towards more.
+    marks = counts[:: -max(1, -(-len(counts) // 6))][::-1]
+    bounds = []
+    for among in (CANDIDATES, FEWEST_PATIENTS):
+        by_mark = {m: _reconstruction(plan, m, 1 / among) for m in marks}
+        at = {n: by_mark[next(m for m in marks if m >= n)] for n in counts}
+        sites = {site: at[rounds] for site, rounds in charged.items()}
+        bounds.append(Reconstruction(among, at[plan.rounds], sites))
+    return Prices(epsilon_by_round(plan), tuple(bounds))
 
-    page = render(record, epsilon_by_round=epsilon_by_round(plan))
-    (folder / "report.html").write_text(page, encoding="utf-8")
-    (folder / "result.json").write_text(to_json(record) + "\n", encoding="utf-8")
+
+def _reconstruction(plan: StudyPlan, rounds: int, prior: float) -> float:
+    if rounds <= 0:
+        return prior
+    whole = study_mechanism(plan)
+    run = whole and replace(whole, steps=rounds * plan.training.local_steps)
+    return reconstruction_bound([run], prior)
+
+
+def write_report(
+    record: StudyRecord,
+    plan: StudyPlan,
+    folder: Path,
+    *,
+    findings: Sequence[Finding] = (),
+    quality: Sequence[SiteQuality] = (),
+    local: bool = False,
+) -> list[Path]:
+    """`report.html`, `report.json`, `model-card.md` and `result.json` into `folder`.
+
+    Findings and quality that an earlier report of this plan in `folder` shows stay in it.
+    Raises DataError and PolicyRefused as `with_evidence`, DataError when that report is damaged.
+    """
+    from primia.report import card, html
+    from primia.report import record as recorded
+    from primia.report import report as whole
+
+    report = Report(record, prices(record, plan), local=local)
+    earlier = earlier_report(folder)
+    if earlier is not None and earlier.record.plan_digest == record.plan_digest:
+        report = with_evidence(report, earlier.findings, earlier.quality)
+    report = with_evidence(report, findings, quality)
+    texts = {
+        "report.html": html.render(report),
+        "report.json": whole.to_json(report) + "\n",
+        "model-card.md": card.markdown(report),
+        "result.json": recorded.to_json(record) + "\n",
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return [folder / name for name in texts]
+
+
+def earlier_report(folder: Path) -> Report | None:
+    """The report that lies in `folder`. Raises DataError when it is damaged."""
+    path = folder / "report.json"
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise DataError(f"it is larger than {MAX_BYTES} bytes")
+        return from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (DataError, UnicodeDecodeError) as err:
+        raise DataError(f"{path}: {err}; or remove it, with the findings in it") from err

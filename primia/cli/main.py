@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from primia.cli import attack, audit, audit_log, bundle, data, demo, infer, plan, simulate
+from primia.cli import attack, audit, audit_log, bundle, data, demo, infer, plan, report, simulate
 from primia.cli.console import run, version_option
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.add_typer(attack.app, name="attack")
 app.add_typer(audit.app, name="audit")
 app.add_typer(audit_log.app, name="audit-log")
 app.command("demo")(demo.demo)
+app.command("report")(report.report)
 app.command("simulate")(simulate.simulate)
 app.callback(invoke_without_command=True)(version_option)
 

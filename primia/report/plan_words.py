@@ -80,7 +80,7 @@ def _privacy_in_words(record: StudyRecord) -> list[tuple[str, str]]:
         noise = "Gaussian noise calibrated to ε = {privacy.target_epsilon} over all rounds"
     how = _CLIPPING[look_up(record.plan, "privacy.clipping") or "flat"]
     clip = f"a patient's gradient is {how} L2 norm {{privacy.clip_norm}}; {noise}"
-    rows = [("Privacy", clip), ("Who adds the noise", _noise_in_words(record))]
+    rows = [("Privacy", clip), ("Who adds the noise", _noise_form(record))]
     if record.planned_epsilon is not None:
         price = f"ε = {epsilon_text(record.planned_epsilon)} for a site that is in every round"
         rows.append(("Price of the plan", f"{price}, at δ = {delta_text(record.delta)}"))
@@ -117,8 +117,12 @@ def colluding_sites(record: StudyRecord) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def _noise_in_words(record: StudyRecord) -> str:
+def noise_in_words(record: StudyRecord) -> str:
     """Whom the guarantee relies on."""
+    return _fill(_noise_form(record), record.plan)
+
+
+def _noise_form(record: StudyRecord) -> str:
     if look_up(record.plan, "privacy.noise") != "distributed":
         return "each site, all of it, before anything leaves: the guarantee relies on nobody else"
     return (

@@ -13,6 +13,7 @@ from typing import Any
 from primia.errors import DataError
 
 SCHEMA = "primia-result/1"
+MAX_BYTES = 64 << 20  # of one file
 
 
 @dataclass(frozen=True)

@@ -6,24 +6,27 @@ Text from outside (a site's reason, a label) passes `clean` before it is shown a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from primia.report.quality import Estimate
+
 MAX_TEXT = 300  # characters of one reason; a hospital writes it, so it has a limit
+MAX_PROSE = 2000  # of an answer or a limit, which may be a paragraph
 NONE = "–"
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def clean(text: str) -> str:
+def clean(text: str, most: int = MAX_TEXT) -> str:
     """`text` fit for a page and a terminal: one line, bounded, nothing that steers the display.
 
     Control, bidirectional and other unprintable characters become a replacement mark, so that a
     site's reason can neither move a cursor nor reverse the words around it.
     """
     printable = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
-    return printable if len(printable) <= MAX_TEXT else printable[: MAX_TEXT - 1] + "…"
+    return printable if len(printable) <= most else printable[: most - 1] + "…"
 
 
 def look_up(plan: Mapping[str, Any], dotted: str) -> Any:
@@ -74,3 +77,30 @@ def time_text(seconds: float | None) -> str:
     if seconds is None:
         return NONE
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def bound_text(share: float) -> str:
+    """A probability that bounds a risk, in percent, rounded up to a tenth."""
+    return f"{min(100.0, math.ceil(share * 1000 - 1e-9) / 10):.1f} %"
+
+
+def estimate_text(estimate: Estimate, *, sign: bool = False, digits: int = 3) -> str:
+    """A figure with its 95 % interval behind it."""
+    if estimate.value is None:
+        return NONE
+    form = f"{'+' if sign else ''}.{digits}f"
+    text = f"{estimate.value:{form}}"
+    if estimate.low is None or estimate.high is None:
+        return text
+    return f"{text} ({estimate.low:{form}} to {estimate.high:{form}})"
+
+
+def names_text(names: Sequence[str]) -> str:
+    """Names from outside in a row, at most a dozen of them."""
+    shown = ", ".join(clean(n) for n in names[:12])
+    return f"{shown} and {len(names) - 12} more" if len(names) > 12 else shown or NONE
+
+
+def shortened(name: str, most: int = 24) -> str:
+    """A name from outside as it fits into a figure."""
+    return clean(name, most)

@@ -18,6 +18,7 @@ from primia.report.record import (
     SiteRecord,
     StudyRecord,
 )
+from primia.report.report import Prices, Report
 
 SITES = ("hospital-a", "hospital-b", "hospital-c", "hospital-d")
 CLASSES = ("normal", "bacterial", "viral")
@@ -157,7 +158,7 @@ def record() -> StudyRecord:
 @pytest.fixture(scope="session")
 def html() -> str:
     """The page of the whole record, drawn once."""
-    return render(make_record(), epsilon_by_round=EPSILON_BY_ROUND)
+    return render(Report(make_record(), Prices(EPSILON_BY_ROUND)))
 
 
 def make_record() -> StudyRecord:

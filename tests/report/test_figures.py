@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
-from primia.report.figures import RocCurves, auc_figure, epsilon_figure, loss_figure, roc_figure
+from primia.report.curves import RocCurves, roc_figure
+from primia.report.figures import auc_figure, epsilon_figure, loss_figure
 
 LINE = ((0.0, 0.0), (0.1, 0.8), (1.0, 1.0))
 

@@ -5,13 +5,19 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
 from primia.report.html import render
 from primia.report.record import Absence, StudyRecord, from_json, to_json
+from primia.report.report import Prices, Report
 
 HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(1)>"""
+
+
+def page_of(record: StudyRecord, **prices: Any) -> str:
+    return render(Report(record, Prices(**prices)))
 
 
 class Page(HTMLParser):
@@ -111,13 +117,13 @@ def test_grid_has_a_row_for_every_attempt_and_a_cell_for_every_site(page: Page) 
 
 def test_epsilon_is_drawn_only_from_the_given_figures(html: str, record: StudyRecord) -> None:
     assert "Privacy loss ε spent" in html
-    assert "Privacy loss ε spent" not in render(record)
+    assert "Privacy loss ε spent" not in page_of(record)
 
 
 def test_study_without_privacy_carries_the_banner_and_no_epsilon(
     html: str, no_privacy: StudyRecord, epsilon_by_round: dict[int, float]
 ) -> None:
-    without = render(no_privacy, epsilon_by_round=epsilon_by_round)
+    without = page_of(no_privacy, epsilon_by_round=epsilon_by_round)
     assert 'class="alarm"' in without
     assert "No differential privacy" in Page(without).text
     assert "7.96" not in Page(without).text
@@ -126,7 +132,7 @@ def test_study_without_privacy_carries_the_banner_and_no_epsilon(
 
 
 def test_plan_that_does_not_speak_of_privacy_counts_as_none(record: StudyRecord) -> None:
-    assert 'class="alarm"' in render(replace(record, plan={}))
+    assert 'class="alarm"' in page_of(replace(record, plan={}))
 
 
 def _in_a_reason(record: StudyRecord) -> StudyRecord:
@@ -152,21 +158,21 @@ def _in_the_plan(record: StudyRecord) -> StudyRecord:
 def test_hostile_text_stays_text(
     record: StudyRecord, poison: Callable[[StudyRecord], StudyRecord]
 ) -> None:
-    page = Page(render(poison(record)))
+    page = Page(page_of(poison(record)))
     assert not page.tags() & {"script", "img"}
     assert not [n for _, a in page.elements for n in a if n.startswith("on")]
     assert "<script>alert(1)</script>" in page.text
 
 
 def test_study_that_has_just_started_renders(empty: StudyRecord) -> None:
-    text = Page(render(empty)).text
+    text = Page(page_of(empty)).text
     assert "No round has been committed yet" in text
     assert "no model has been evaluated yet" in text
 
 
-def test_models_without_scores_render(record: StudyRecord) -> None:
+def test_models_without_scores_page_of(record: StudyRecord) -> None:
     models = tuple(replace(m, scores=None) for m in record.models)
-    page = Page(render(replace(record, models=models, best=None)))
+    page = Page(page_of(replace(record, models=models, best=None)))
     assert "No model has been evaluated yet" in page.text
     assert "svg" not in page.tags()
 
@@ -174,11 +180,11 @@ def test_models_without_scores_render(record: StudyRecord) -> None:
 def test_round_that_is_open_shows_as_open(record: StudyRecord) -> None:
     last = replace(record.attempts[-1], outcome="open", closed_at=None, contributors=())
     running = replace(record, state="running", attempts=(*record.attempts[:-1], last))
-    assert len(Page(render(running)).with_class("open")) == 1 + 4  # the row and its cells
+    assert len(Page(page_of(running)).with_class("open")) == 1 + 4  # the row and its cells
 
 
 def test_two_classes_give_one_roc_panel(two_classes: StudyRecord) -> None:
-    html = render(two_classes)
+    html = page_of(two_classes)
     assert "pneumonia against normal" in html
     assert "against the rest" not in html
 
@@ -190,7 +196,7 @@ def test_confusion_gives_counts_and_shares_of_the_true_class(page: Page) -> None
 def test_record_read_back_from_json_gives_the_same_page(
     html: str, record: StudyRecord, epsilon_by_round: dict[int, float]
 ) -> None:
-    assert render(from_json(to_json(record)), epsilon_by_round=epsilon_by_round) == html
+    assert page_of(from_json(to_json(record)), epsilon_by_round=epsilon_by_round) == html
 
 
 def test_rejected_models_are_listed_and_are_neither_best_nor_last(record: StudyRecord) -> None:
@@ -198,18 +204,19 @@ def test_rejected_models_are_listed_and_are_neither_best_nor_last(record: StudyR
     attempts[-1] = replace(attempts[-1], votes=1, returned_to=7)
     models = tuple(replace(m, accepted=m.number != 8) for m in record.models)
     study = from_json(to_json(replace(record, attempts=tuple(attempts), models=models)))
-    page = Page(render(study))
+    page = Page(page_of(study))
     assert "Models that the sites rejected" in page.text
     assert "returned to the model of round 7: 1 of 4 sites accepted" in page.text
     assert "best and last (round 7)" in page.text
-    assert "Models that the sites rejected" not in Page(render(record)).text
+    assert "Models that the sites rejected" not in Page(page_of(record)).text
 
 
 def test_weaker_anonymity_of_groups_is_said(html: str, record: StudyRecord) -> None:
     aggregation = {**record.plan["aggregation"], "groups": 3}
     said = "A hospital hides among its group only"
     assert (
-        said in Page(render(replace(record, plan={**record.plan, "aggregation": aggregation}))).text
+        said
+        in Page(page_of(replace(record, plan={**record.plan, "aggregation": aggregation}))).text
     )
     assert said not in Page(html).text
 
@@ -218,7 +225,7 @@ def test_noise_that_sites_share_is_never_called_independent(html: str, record: S
     alone = "does not rely on anybody else"
     assert alone in html
     record.plan["privacy"].update(noise="distributed", colluding_sites=2)
-    shared = " ".join(render(record).split())
+    shared = " ".join(page_of(record).split())
     assert alone not in shared
     assert "against the coordinator together with up to 2 of them" in shared
 

@@ -1,0 +1,95 @@
+"""`primia report`: the page, its data and the model card of an export, with what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from primia.cli.console import out
+
+T = TypeVar("T")
+
+
+def report(
+    folder: Annotated[
+        Path, typer.Argument(help="An export: result.json, and report.json if there is one.")
+    ],
+    finding: Annotated[
+        list[Path] | None,
+        typer.Option(help="What an attack or audit wrote with --out; may be given again."),
+    ] = None,
+    site_quality: Annotated[
+        list[Path] | None,
+        typer.Option(help="A hospital's quality.json; may be given again."),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--out", help="Write here; left out: into the export itself.")
+    ] = None,
+    local: Annotated[
+        bool,
+        typer.Option(
+            "--local", help="For one hospital's eyes: exact counts, pictures of its own films."
+        ),
+    ] = False,
+) -> None:
+    """Write report.html, report.json and model-card.md of a study, with its attacks and audits.
+
+    What an earlier report in the folder showed stays in it: remove report.json to begin anew.
+    """
+    from primia import findings, outcome
+    from primia.config.plan import StudyPlan
+    from primia.config.strict import validate
+    from primia.errors import ConfigError, StateError
+    from primia.report import quality, record
+
+    path = folder / "result.json"
+    found = _read(path, record.MAX_BYTES, record.from_json)
+    plan = validate(StudyPlan, found.plan, where=f"the plan in {path}")
+    to = to or folder
+    there = outcome.earlier_report(to)
+    if there is not None and there.record.plan_digest != found.plan_digest:
+        raise ConfigError(f"{to} holds the report of another study; name another folder")
+    earlier = None if to == folder else outcome.earlier_report(folder)
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+        written = outcome.write_report(
+            found,
+            plan,
+            to,
+            findings=[
+                *(earlier.findings if earlier else ()),
+                *(_read(_inside(f), findings.MAX_BYTES, findings.from_json) for f in finding or ()),
+            ],
+            quality=[
+                *(earlier.quality if earlier else ()),
+                *(_read(q, quality.MAX_BYTES, quality.from_json) for q in site_quality or ()),
+            ],
+            local=local,
+        )
+    except OSError as err:
+        raise StateError(f"cannot write to {to}: {err.strerror}; choose another folder") from err
+    for written_path in written:
+        out.print(f"[green]wrote[/] {written_path}", soft_wrap=True)
+
+
+def _inside(path: Path) -> Path:
+    return path / "finding.json" if path.is_dir() else path
+
+
+def _read(path: Path, most: int, parse: Callable[[str], T]) -> T:
+    """What `parse` makes of a file that somebody else wrote. Raises ConfigError, DataError."""
+    from primia.errors import ConfigError, DataError
+
+    try:
+        if path.stat().st_size > most:
+            raise DataError(f"larger than {most} bytes; it is not what was asked for")
+        return parse(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise ConfigError(f"{path}: {err.strerror}; name the file that was written") from err
+    except UnicodeDecodeError as err:
+        raise DataError(f"{path}: not text; name the JSON file that was written") from err
+    except DataError as err:
+        raise DataError(f"{path}: {err}") from err
