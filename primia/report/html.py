@@ -47,10 +47,7 @@ def render(report: Report) -> str:
             initial=next((m for m in record.models if m.number == 0), None),
             pictures=pictures.round_pictures(report),
             roc=pictures.roc_picture(shown, classes),
-            matrices=tuple(
-                pictures.matrix(f"{name}: films, and share of the true class", classes, s.confusion)
-                for name, s in shown
-            ),
+            matrices=tuple(pictures.matrix(name, classes, s.confusion) for name, s in shown),
             class_scores=_class_auc(shown, classes),
             intervals=pictures.intervals_picture(report),
             details=pictures.site_details(report, shown, classes),
