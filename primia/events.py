@@ -138,6 +138,11 @@ AUDIT: Mapping[str, AuditEvent] = MappingProxyType(
         "plan_refused": AuditEvent(
             WORKER, ("name", "role", "reason"), "a person took every approval back"
         ),
+        "quality_shared": AuditEvent(
+            WORKER, ("plan", "model", "file", "name", "role"),
+            "a person of the hospital had figures about a model on its films written for others: "
+            "the model's digest and the file's",
+        ),
         "plan_declined": AuditEvent(
             WORKER, ("reason",), "this site does not take part in the coordinator's plan"
         ),

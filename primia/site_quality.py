@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -157,6 +157,7 @@ class _OneClass:
         self.cuts = curves.cuts(self.ranked)
         self.stretches = curves.reliability(self.ranked)
         self.calibration_error = curves.calibration_error(self.stretches)
+        self._of = films.patients
         self._with = np.unique(films.patients[self.positive]).size
         self._without = np.unique(films.patients[~self.positive]).size
 
@@ -201,9 +202,13 @@ class _OneClass:
             ece=_known(self.calibration_error),
             roc=curves.roc(self.ranked),
             pr=pr,
-            reliability=bins(self.stretches),
+            reliability=bins(self.stretches, self._patients_between),
             operating=tuple(self._point(cut, drawn) for cut in self.cuts),
         )
+
+    def _patients_between(self, low: float, high: float) -> int:
+        here = (self._p >= low) & ((self._p < high) | (high == 1))
+        return np.unique(self._of[here]).size
 
     def _point(self, cut: curves.Cut, drawn: Mapping[str, Replicates]) -> OperatingPoint:
         def rate(which: str, patients: int) -> Estimate:
@@ -221,9 +226,15 @@ class _OneClass:
         )
 
 
-def bins(stretches: Sequence[curves.Stretch]) -> tuple[ReliabilityBin, ...]:
-    """As the report knows them."""
-    return tuple(ReliabilityBin(s.low, s.high, s.predicted, s.observed, s.films) for s in stretches)
+def bins(
+    stretches: Sequence[curves.Stretch],
+    patients: Callable[[float, float], int | None] = lambda _low, _high: None,
+) -> tuple[ReliabilityBin, ...]:
+    """As the report knows them. patients: how many have a film in a stretch."""
+    return tuple(
+        ReliabilityBin(s.low, s.high, s.predicted, s.observed, s.films, patients(s.low, s.high))
+        for s in stretches
+    )
 
 
 def _statistics(

@@ -51,6 +51,9 @@ def test_figures_of_a_site_are_those_of_a_reference(classes: int) -> None:
         )
         assert one.brier == pytest.approx(brier_score_loss(y == c, p[:, c]))
         tn, fp, fn, tp = confusion_matrix(y == c, p[:, c] >= 0.5).ravel()
+        for b in one.reliability:
+            here = (p[:, c] >= b.low) & (p[:, c] < b.high)
+            assert (b.films, b.patients) == (here.sum(), np.unique(films.patients[here]).size)
         point = one.operating[0]
         assert point.counts == (tp, fp, fn, tn)
         rates = (point.sensitivity, point.specificity, point.ppv, point.npv)

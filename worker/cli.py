@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from primia.cli.console import Json, out, print_json, run, version_option
-from worker import ledger_commands, plan_commands
+from worker import ledger_commands, plan_commands, quality_commands
 from worker.options import HERE, SITE, Config, State
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.callback(invoke_without_command=True)(version_option)
 
 app.add_typer(plan_commands.app, name="plan")
 app.add_typer(ledger_commands.app, name="ledger")
+app.add_typer(quality_commands.app, name="quality")
 app.command("budget")(ledger_commands.show)  # as `ledger show`
 
 

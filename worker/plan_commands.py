@@ -49,7 +49,7 @@ def approve(
     if not name.strip():
         raise ConfigError("an approval names a person: say who decides with --as NAME")
     page = read_page(state, config)
-    found = approve_page(state, page, _person(name, role))
+    found = approve_page(state, page, person(name, role))
     if json:
         print_json({**page.as_dict(), "approval": _as_dict(found)})
         return
@@ -79,7 +79,7 @@ def refuse(
     load(state)
     book = WorkerState(state)
     try:
-        record(book, _person(name, role), reason)
+        record(book, person(name, role), reason)
     finally:
         book.close()
     out.print(
@@ -89,7 +89,8 @@ def refuse(
     )
 
 
-def _person(name: str, role: str) -> Person:
+def person(name: str, role: str) -> Person:
+    """Who decides, with the account that typed it."""
     import getpass
 
     from worker.approval import Person

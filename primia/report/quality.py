@@ -65,6 +65,7 @@ class ReliabilityBin:
     predicted: float  # mean probability
     observed: float  # share that is of the class
     films: int | None
+    patients: int | None = None  # of these films
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,9 @@ class SiteQuality:
     made_at: float
     limits: str = (
         "Films of one hospital. The local models were trained once each, with the plan's steps "
-        "and rates; the intervals tell how much hangs on which patients were tested, not how much "
-        "on the luck of a training. None of these figures is differentially private."
+        "and rates; like the study's best model, each is the best of its rounds on films that it "
+        "is tested on. The intervals tell how much hangs on which patients were tested, not how "
+        "much on the luck of a training. None of these figures is differentially private."
     )
     schema: str = SCHEMA
 
@@ -182,12 +184,15 @@ def from_json(text: str) -> SiteQuality:
 def shareable(found: SiteQuality) -> SiteQuality:
     """The form that may be handed on: figures of two digits (the AUC: three), no small counts.
 
-    A class with fewer patients, or with fewer beside it, is left out, and so are stretches of the
-    reliability curve with fewer films. Confusion counts are left out whole: rates and class sizes
-    would tell a small one from the others. Curves are drawn on a grid of 20 steps.
+    A class with fewer patients than `FLOOR`, or with fewer beside it, is left out, and so are
+    stretches of the reliability curve with fewer, and predictive values of fewer films. Confusion
+    counts are left out whole: rates and class sizes would tell a small one from the others. Curves
+    are drawn on a grid of 20 steps. A file that was made so stays as it is.
 
     Raises PolicyRefused when the patients are too few for any figure.
     """
+    if found.shared:
+        return found
     quality = found.quality
     patients = quality.patients or 0
     kept = tuple(_rounded_class(c) for c in quality.classes if _may_leave(c, patients))
@@ -307,22 +312,25 @@ def _rounded_class(found: ClassQuality) -> ClassQuality:
                 predicted=round(b.predicted, _DIGITS),
                 observed=round(b.observed, _DIGITS),
                 films=_floored(b.films),
+                patients=_floored(b.patients),
             )
             for b in found.reliability
-            if (b.films or 0) >= FLOOR
+            if min(b.films or 0, FLOOR if b.patients is None else b.patients) >= FLOOR
         ),
         operating=tuple(_rounded_point(p) for p in found.operating),
     )
 
 
 def _rounded_point(point: OperatingPoint) -> OperatingPoint:
+    tp, fp, fn, tn = point.counts or (0, 0, 0, 0)
+    nothing = Estimate(None)
     return replace(
         point,
         threshold=round(point.threshold, _DIGITS),
         sensitivity=_rounded(point.sensitivity),
         specificity=_rounded(point.specificity),
-        ppv=_rounded(point.ppv),
-        npv=_rounded(point.npv),
+        ppv=_rounded(point.ppv) if tp + fp >= FLOOR else nothing,
+        npv=_rounded(point.npv) if fn + tn >= FLOOR else nothing,
         counts=None,
     )
 

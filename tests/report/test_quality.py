@@ -36,8 +36,9 @@ def found(patients: int = 123, of_class: int = 47) -> SiteQuality:
     point = OperatingPoint("p ≥ 0.5", False, 0.51234, some, some, some, some, (40, 3, 7, 73))
     curve = tuple((i / 57, (i / 57) ** 0.5) for i in range(58))
     bins = (
-        ReliabilityBin(0.0, 0.1, 0.0512, 0.0481, 60),
-        ReliabilityBin(0.1, 0.2, 0.1512, 0.2481, 3),
+        ReliabilityBin(0.0, 0.1, 0.0512, 0.0481, 60, 40),
+        ReliabilityBin(0.1, 0.2, 0.1512, 0.2481, 3, 3),
+        ReliabilityBin(0.2, 0.3, 0.2512, 0.2481, 12, 9),
     )
     one = ClassQuality(
         "pneumonia", of_class, of_class, 0.38211, some, some, 0.1234, 0.0567, curve, curve, bins,
@@ -147,6 +148,17 @@ def test_a_class_of_few_patients_is_left_out_with_all_that_would_tell_of_it() ->
 def test_too_few_patients_are_not_handed_on_at_all(patients: int, of_class: int) -> None:
     with pytest.raises(PolicyRefused):
         shareable(found(patients, of_class))
+
+
+def test_a_predictive_value_of_few_films_is_left_out() -> None:
+    whole = found()
+    first = whole.quality.classes[0]
+    few = replace(first.operating[0], counts=(5, 4, 42, 72))
+    classes = (replace(first, operating=(few,)), whole.quality.classes[1])
+    left = shareable(replace(whole, quality=replace(whole.quality, classes=classes)))
+    point = left.quality.classes[0].operating[0]
+    assert point.ppv == Estimate(None)
+    assert point.npv.value == 0.91
 
 
 def test_what_was_handed_on_once_may_be_rounded_again() -> None:

@@ -1,0 +1,121 @@
+"""A hospital's quality in a terminal: the figures, the classes at their thresholds, the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from primia.report.quality import Estimate, Quality, SiteQuality
+from primia.report.words import NONE, clean
+
+_MOST_SENTENCES = 12  # of words from a file
+
+
+def tables(found: SiteQuality) -> Iterator[RenderableType]:
+    """What to print, from top to bottom."""
+    yield _figures(found)
+    yield _classes(found.quality)
+    yield _thresholds(found.quality)
+    if found.comparisons:
+        yield _comparisons(found)
+    for words in (found.quality.method, found.limits):
+        sentences = words.split(". ")[:_MOST_SENTENCES]
+        yield Text(". ".join(map(clean, sentences)), style="dim")
+
+
+def estimate_text(found: Estimate, digits: int = 3) -> str:
+    """A figure with its interval."""
+    if found.value is None:
+        return NONE
+    value = f"{found.value:.{digits}f}"
+    if found.low is None or found.high is None:
+        return value
+    return f"{value} ({found.low:.{digits}f} to {found.high:.{digits}f})"
+
+
+def _figures(found: SiteQuality) -> Table:
+    quality = found.quality
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column()
+    counts = f"{_count(quality.films)} films of {_count(quality.patients)} patients"
+    for name, value in (
+        ("hospital", f"{clean(found.site)}, study {clean(found.study)}"),
+        ("tested on", counts + (" (rounded down)" if found.shared else "")),
+        ("model", f"{clean(found.model)[:16]}…"),
+        ("AUC", estimate_text(quality.auc)),
+        ("accuracy", estimate_text(quality.accuracy)),
+        ("balanced accuracy", estimate_text(quality.balanced_accuracy)),
+        ("Brier score", _number(quality.brier)),
+        (
+            "calibration error",
+            f"{_number(quality.ece)}; likeliest class {_number(quality.top_label_ece)}",
+        ),
+        ("design effect", f"{_number(found.design_effect)} (variance by patient over by film)"),
+    ):
+        table.add_row(name, Text(value))
+    return table
+
+
+def _classes(quality: Quality) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=Text("each class against the rest"))
+    table.add_column("class")
+    for name in ("films", "patients", "AUC", "average precision", "Brier", "ECE"):
+        table.add_column(name, justify="right")
+    for one in quality.classes:
+        table.add_row(
+            Text(clean(one.name)),
+            _count(one.films),
+            _count(one.patients),
+            estimate_text(one.auc),
+            f"{estimate_text(one.average_precision)}; guess {_number(one.prevalence)}",
+            _number(one.brier),
+            _number(one.ece),
+        )
+    return table
+
+
+def _thresholds(quality: Quality) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=Text("at thresholds (* chosen on these same films, so it flatters)"),
+    )
+    table.add_column("class")
+    table.add_column("threshold")
+    for name in ("p from", "sensitivity", "specificity", "PPV", "NPV"):
+        table.add_column(name, justify="right")
+    for one in quality.classes:
+        for point in one.operating:
+            table.add_row(
+                Text(clean(one.name)),
+                Text(clean(point.name) + ("*" if point.chosen_here else "")),
+                f"{point.threshold:.2f}",
+                *(
+                    estimate_text(e, 2)
+                    for e in (point.sensitivity, point.specificity, point.ppv, point.npv)
+                ),
+            )
+    return table
+
+
+def _comparisons(found: SiteQuality) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=Text("against models of this hospital alone"))
+    table.add_column("model")
+    table.add_column("AUC", justify="right")
+    table.add_column("the study's minus this", justify="right")
+    table.add_row("the study's", estimate_text(found.quality.auc), "")
+    for one in found.comparisons:
+        table.add_row(Text(clean(one.name)), estimate_text(one.auc), estimate_text(one.difference))
+    return table
+
+
+def _count(value: int | None) -> str:
+    return NONE if value is None else f"{value:,}"
+
+
+def _number(value: float | None) -> str:
+    return NONE if value is None else f"{value:.3f}"
