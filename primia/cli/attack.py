@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from primia.cli import attack_labels
+from primia.cli import attack_labels, attack_membership
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,3 +18,4 @@ def attack() -> None:
 
 
 app.command("labels")(attack_labels.labels)
+app.command("membership")(attack_membership.membership)

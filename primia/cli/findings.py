@@ -43,7 +43,9 @@ def show(finding: Finding, to: Path | None, *, json: bool) -> None:
     if to is not None:
         out.print(f"written: [bold]{to}[/]", soft_wrap=True)
     if finding.local and to is not None:
-        note(f"{to} shows films of this hospital: it stays here; finding.json is without them")
+        note(
+            f"pictures in {to} show this hospital's patients and stay here; finding.json is without"
+        )
 
 
 def write(finding: Finding, folder: Path) -> None:
