@@ -36,15 +36,22 @@ class Case:
     own: bool
 
 
-def case_of(plan: Path | None, data: Path | None, size: int | None, seed: int) -> Case:
+def case_of(
+    plan: Path | None,
+    data: Path | None,
+    size: int | None,
+    seed: int,
+    *,
+    patients: int = _PATIENTS,
+) -> Case:
     """Read what the command line named; what it left out is the demonstration's.
 
-    size: in place of the plan's. Raises ConfigError, DataError.
+    size: in place of the plan's. patients: synthetic ones. Raises ConfigError, DataError.
     """
     named = None if plan is None else resized(load_plan(plan), size)
     if data is None:
         chosen = settle(named or _demonstration(CLASSES, size or SIZE, SYNTHETIC))
-        return Case(chosen, drawn(chosen, seed), own=False)
+        return Case(chosen, drawn(chosen, seed, patients=patients), own=False)
     source = source_of(data)
     classes = named.model.classes if named else classes_of(source)
     wanted = named.model.input_size if named else size

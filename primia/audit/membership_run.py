@@ -28,7 +28,7 @@ from primia.learning.terms import study_mechanism
 from primia.privacy import epsilon
 
 LEAST_PATIENTS = 20
-STRANGERS = 0.2  # of synthetic patients: nothing is trained on them
+STRANGERS = 0.2  # of the patients: nothing is trained on them
 _STRANGERS_KEY = b"primia membership strangers"
 
 
@@ -64,8 +64,8 @@ def attack_export(
     return _found(plan, recipes, attack, Exported(weights, members), local=local)
 
 
-def synthetic_cohort(films: Films) -> Cohort:
-    """Made-up films, a part of them kept for strangers."""
+def with_strangers(films: Films) -> Cohort:
+    """Films that no study has divided, a fifth of the patients kept apart."""
     apart = patient_split(films.patients, STRANGERS, _STRANGERS_KEY)
     return Cohort(films.select(~apart), films.select(apart), 0, ())
 

@@ -13,10 +13,9 @@ from primia.cli.findings import Out
 
 if TYPE_CHECKING:
     from primia.config import StudyPlan
-    from primia.config.site import DataSource
     from primia.imaging import Cohort
 
-SYNTHETIC_PATIENTS, SYNTHETIC_SIZE = 400, 28
+SYNTHETIC_PATIENTS = 400
 
 
 class Method(StrEnum):
@@ -66,7 +65,9 @@ def membership(
     """
     from primia.audit.membership import Attack
     from primia.audit.membership_run import attack_export, attack_plan
+    from primia.audit.networks import network_of
     from primia.cli.findings import show
+    from primia.learning.models import flatten
     from primia.learning.parallel import use_threads
 
     use_threads(1)
@@ -84,7 +85,7 @@ def membership(
         if model is None:
             found = attack_plan(plan, cohort, attack, local=data is not None)
         else:
-            weights = _weights(model, plan)
+            weights = flatten(network_of(plan, model))
             found = attack_export(plan, cohort, attack, weights, local=True)
     show(found, to, json=json)
 
@@ -97,83 +98,41 @@ def _plan_and_films(
     patients: int,
     seed: int,
 ) -> tuple[StudyPlan, Cohort]:
+    from primia.audit.films import case_of
+    from primia.audit.membership_run import with_strangers
     from primia.config import load_plan
     from primia.errors import ConfigError
 
-    if model is not None and (plan_file is None or data is None or key is None):
+    is_site_file = data is not None and data.suffix.lower() in {".yaml", ".yml"}
+    if model is not None and (plan_file is None or not is_site_file or key is None):
         raise ConfigError(
-            "--model needs --plan, --data SITE (the site file) and --key (the worker's split.key): "
-            "with another split members and others are mixed, and any model looks safe"
+            "--model needs --plan, --data SITE.yaml (the site file) and --key (the worker's "
+            "split.key): by another split members and others are mixed, and any model looks safe"
         )
     if model is None and key is not None:
         raise ConfigError("--key belongs to --model; leave it out")
-    plan = None if plan_file is None else load_plan(plan_file)
-    return _synthetic(plan, patients, seed) if data is None else _own(plan, data, key)
+    if data is not None and is_site_file:
+        if plan_file is None:
+            raise ConfigError("--data with a site file needs --plan; name the study's plan")
+        return _of_site(load_plan(plan_file), data, key)
+    case = case_of(plan_file, data, None, seed, patients=patients)
+    return case.plan, with_strangers(case.films)
 
 
-def _synthetic(plan: StudyPlan | None, patients: int, seed: int) -> tuple[StudyPlan, Cohort]:
-    from primia.audit.membership_run import synthetic_cohort
-    from primia.errors import ConfigError
-    from primia.imaging.synth import CLASSES, synthesise
-
-    plan = plan or _demonstration(CLASSES, SYNTHETIC_SIZE, patients)
-    classes, size = plan.model.classes, plan.model.input_size
-    try:
-        films = synthesise(patients, size=size, seed=seed, classes=classes)
-    except ValueError as error:
-        raise ConfigError(
-            f"{error}; synthetic films are normal, bacterial or viral: name the plan's classes so, "
-            "or give --data"
-        ) from error
-    return plan, synthetic_cohort(films)
-
-
-def _own(plan: StudyPlan | None, data: Path, key: Path | None) -> tuple[StudyPlan, Cohort]:
+def _of_site(plan: StudyPlan, site_file: Path, key: Path | None) -> tuple[StudyPlan, Cohort]:
     from primia.config import load_site
     from primia.identity import keyfile
     from primia.imaging import load_cohort
-    from primia.imaging.division import classes_of, source_of
     from primia.imaging.split import VALIDATION_KEY
 
-    is_site_file = data.suffix.lower() in {".yaml", ".yml"}
-    source: DataSource = load_site(data).data if is_site_file else source_of(data)
-    classes = plan.model.classes if plan else classes_of(source)
-    size = plan.model.input_size if plan else SYNTHETIC_SIZE
     cohort = load_cohort(
-        source,
-        classes=classes,
-        input_size=size,
+        load_site(site_file).data,
+        classes=plan.model.classes,
+        input_size=plan.model.input_size,
         min_patients=2,
         split_key=VALIDATION_KEY if key is None else keyfile.load(key),
     )
-    return plan or _demonstration(classes, size, cohort.train.patient_count), cohort
-
-
-def _demonstration(classes: tuple[str, ...], size: int, patients: int) -> StudyPlan:
-    from primia.config.plan import StudyPlan
-    from primia.config.strict import validate
-    from primia.demo.plans import SYNTHETIC, plan
-
-    raw = plan(
-        sites=["site-1", "site-2", "site-3"],
-        classes=classes,
-        input_size=size,
-        patients_per_site=patients,
-        rounds=None,
-        recipe=SYNTHETIC,
-    )
-    return validate(StudyPlan, raw, where="the demonstration's plan")
-
-
-def _weights(path: Path, plan: StudyPlan) -> Any:
-    from primia.errors import ConfigError
-    from primia.inference.trained import read_export
-    from primia.learning.models import flatten
-
-    network, terms = read_export(path)
-    if terms != plan.model:
-        raise ConfigError(f"{path}: is another network than the plan's; give the plan of its study")
-    return flatten(network)
+    return plan, cohort
 
 
 def _bar() -> Any:
