@@ -101,6 +101,9 @@ def doctor(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show every check, not only what is to do.")
     ] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Audit the release of updates here, too (10 s and more).")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Would this site take part? Looks at everything, changes nothing, says what to mend.
@@ -118,7 +121,7 @@ def doctor(
     from worker.doctor.report import as_json, must_mend, render
 
     quiet()
-    visit = examine(state, config)
+    visit = examine(state, config, deep=deep)
     if json:
         print_json(as_json(visit))
     else:

@@ -81,9 +81,12 @@ def audit_mechanism(
     *,
     canaries: int = CANARIES,
     z: float = Z,
+    device: str = "cpu",
     on_step: OnStep = lambda _done, _of: None,
 ) -> Finding:
     """The finding for `plan`. z: deviations of a one-sided bound, 3.09 for an error in a thousand.
+
+    device: where the steps are made.
 
     A claim that is met is refuted with probability 2 Φ(-z) at most: Φ(-z) by the Gaussian fit, and
     Φ(-z) by all else together. Raises ConfigError for `privacy: none` and for wrong numbers.
@@ -93,13 +96,13 @@ def audit_mechanism(
     if not 1.0 <= z <= 6.0:
         raise ConfigError(f"z {z}: must be from 1 to 6")
     began = time.time()
-    seen = releases(plan, canaries, on_step)
-    conditions = (*seen.checks, *watch(plan))
+    seen = releases(plan, canaries, on_step, device)
+    conditions = (*seen.checks, *watch(plan, device))
     on_step(1, 1)
     return judge(seen, conditions, z, began=began)
 
 
-def releases(plan: StudyPlan, count: int, on_step: OnStep) -> Seen:
+def releases(plan: StudyPlan, count: int, on_step: OnStep, device: str = "cpu") -> Seen:
     """Whole rounds of one step each, with the same canaries in all of them."""
     terms = rehearsed(plan, rate=1.0, steps=1, most_patients=count)
     assert terms.privacy != "none"
@@ -110,7 +113,7 @@ def releases(plan: StudyPlan, count: int, on_step: OnStep) -> Seen:
     delta = terms.privacy.delta
     claimed, far = (epsilon([kind(1.0, noise, rounds)], d) for d in (delta, _FAR_DELTA))
     canaries = Canaries(count + 1, terms.privacy.clip_norm, terms.training.max_films_per_patient)
-    sites = Hospitals(terms, canaries)
+    sites = Hospitals(terms, canaries, device)
     coins = (np.frombuffer(os.urandom(count), np.uint8) & 1).astype(bool)
     patients, stranger = np.flatnonzero(coins), np.array([count])
     played = []
@@ -195,7 +198,7 @@ def judge(seen: Seen, conditions: tuple[Check, ...], z: float, *, began: float) 
         answer=_answer(seen, fit_epsilon, broken, over=over),
         limits=(
             f"A claim that holds is refuted once in {1 / (2 * failure):.0f} audits. Not refuted is "
-            "not proved: this sees the release step on this machine's CPU, and what its canaries "
+            "not proved: this sees the release step on this machine, and what its canaries "
             "reach; not a leak beside the sum, nor a machine that does otherwise in a study."
         ),
         figures=figures,

@@ -98,8 +98,8 @@ class Release:
 class Hospitals:
     """The sites of a rehearsal of `plan`: the first is audited, others it does not trust."""
 
-    def __init__(self, plan: StudyPlan, canaries: Canaries) -> None:
-        self.plan, self.canaries = plan, canaries
+    def __init__(self, plan: StudyPlan, canaries: Canaries, device: str = "cpu") -> None:
+        self.plan, self.canaries, self._device = plan, canaries, device
         self.fixed: Contribution = contribution(plan, canaries.parameters, canaries.network)
 
     @cached_property
@@ -140,6 +140,7 @@ class Hospitals:
             self.canaries.cohort(patients),
             RoundKind.RETRAIN,  # trains like any other, and evaluates nothing
             weights[0],
+            devices=(self._device,),
             on_step=on_step,
             network=network,
         )

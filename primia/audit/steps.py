@@ -55,7 +55,7 @@ class _Groups:
         return cls(max(2, min(_MOST_GROUPS, _MOST_PATIENTS // size)), size)
 
 
-def watch(plan: StudyPlan) -> list[Check]:
+def watch(plan: StudyPlan, device: str = "cpu") -> list[Check]:
     """Check after check on at least 100 steps at the plan's own rate. Raises as `rehearsed`."""
     rate = plan.training.patient_sampling_rate
     steps = min(_LONGEST, plan.training.local_steps)
@@ -63,7 +63,7 @@ def watch(plan: StudyPlan) -> list[Check]:
     terms = rehearsed(plan, rate=rate, steps=steps, most_patients=_MOST_PATIENTS)
     assert terms.privacy != "none"
     canaries = Canaries(IDS, terms.privacy.clip_norm, terms.training.max_films_per_patient)
-    site = Hospitals(terms, canaries)
+    site = Hospitals(terms, canaries, device)
     groups = _Groups.of(rate, site.noise, site.room)
     ids = np.arange(groups.count * groups.size, dtype=np.int64) % groups.count
     runs = np.stack([site.work(ids).steps for _ in range(rounds)])

@@ -15,15 +15,19 @@ from worker.doctor.visit import TOTAL_S, Seen, Visit
 T = TypeVar("T")
 
 HEAVY_S = 25.0  # importing torch, reading films, a private step
+DEEP_S = 120.0  # the audit
 MANY_FILMS = "there are many: primia-worker plan show reads them all and compares them"
 
 
-def examine(state: Path, config_file: Path, *, total_s: float = TOTAL_S) -> Visit:
+def examine(
+    state: Path, config_file: Path, *, total_s: float = TOTAL_S, deep: bool = False
+) -> Visit:
     """Look at everything that `primia-worker run` would need. Raises nothing.
 
     state: the worker's folder, and config_file its site file; neither need be there.
+    deep: audit the release mechanism, too; some ten seconds, and as many times more when busy.
     """
-    visit, disk = Visit(total_s), Snapshot()
+    visit, disk = Visit(total_s + (DEEP_S if deep else 0.0)), Snapshot()
     look = visit.look
     config = look("site file", "Write or mend the site file", lambda: _site_file(config_file))
     look("enrolment", "Enrol this site", lambda: folder.enrolment(state))
@@ -65,6 +69,8 @@ def examine(state: Path, config_file: Path, *, total_s: float = TOTAL_S) -> Visi
         needs=["plan", "site file"],
     )  # fmt: skip
     _machine(visit, state, config, plan)
+    if deep:
+        _deep(visit, config, plan)
     _films(visit, config)
     cohort = look(
         "cohort", "Mend the films of the cohort",
@@ -119,6 +125,18 @@ def _private_step(plan: StudyPlan | None, compute: Compute, caps: Caps | None) -
     from worker.doctor import mock_step
 
     return mock_step.private_step(plan, compute, caps)
+
+
+def _deep(visit: Visit, config: SiteConfig | None, plan: StudyPlan | None) -> None:
+    def audit() -> Seen[None]:
+        from worker.doctor import deep
+
+        return deep.audit(plan, Compute() if config is None else config.compute)
+
+    visit.look(
+        "audit", "Find out why patients show more than the plan claims", audit,
+        needs=["private step"], limit_s=DEEP_S,
+    )  # fmt: skip
 
 
 def _films(visit: Visit, config: SiteConfig | None) -> None:

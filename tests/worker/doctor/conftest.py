@@ -43,8 +43,8 @@ class Hospital:
     def site_file(self) -> Path:
         return self.folder / "site.yaml"
 
-    def examine(self) -> Visit:
-        return examine(self.state, self.site_file, total_s=PATIENCE_S)
+    def examine(self, *, deep: bool = False) -> Visit:
+        return examine(self.state, self.site_file, total_s=PATIENCE_S, deep=deep)
 
     def fault(self) -> Finding:
         """The one thing to mend that the doctor finds."""

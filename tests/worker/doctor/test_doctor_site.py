@@ -350,3 +350,19 @@ def test_the_command_ends_with_1_and_numbers_what_to_do(hospital: Hospital) -> N
 
 def test_the_command_ends_with_2_for_a_wrong_option() -> None:
     assert doctor("--confg", "x").returncode == 2
+
+
+def test_the_deep_doctor_audits_the_approved_plan_on_this_machine(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The honest audit is refuted once in 500 times, so once in 500 runs this fails by chance."""
+    assert "audit" not in {f.name for f in hospital.examine().findings}
+    texts = {f.name: f.text for f in hospital.examine(deep=True).findings}
+    assert texts["audit"].startswith("not refuted, which is no proof: ε is at least")
+    assert "stand-in" not in texts["audit"]
+    halved = property(lambda step: step.noise_multiplier / 2)
+    monkeypatch.setattr("primia.learning.step.PrivateStep.gradient_noise", halved)
+    (fault,) = [f for f in hospital.examine(deep=True).findings if f.state is State.MEND]
+    assert fault.name == "audit"
+    assert "more is shown than was claimed" in fault.text
+    assert "do not train on this machine" in fault.text
