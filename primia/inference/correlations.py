@@ -148,6 +148,12 @@ class Dealer:
         share = self._data.draw(f"share|{label}", value.shape, value.dtype)
         self._made.append(np.subtract(value, share, out=share))
 
+    def give_kept(self, label: str, value: Unsigned) -> Unsigned:
+        """As `give`; returns the data party's share, which is a stream of its seed."""
+        share = self._data.draw(f"share|{label}", value.shape, value.dtype)
+        self._made.append(value - share)
+        return share
+
     def give_bits(self, label: str, planes: Words) -> None:
         """Share planes of bits by XOR."""
         share = self._data.draw(f"share|{label}", planes.shape)

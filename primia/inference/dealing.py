@@ -26,7 +26,7 @@ from primia.inference.ops.pool import deal_max_pool
 from primia.inference.ops.rectify import Profile, deal_rectify
 from primia.inference.ops.segments import deal_segments, tanh_table
 from primia.inference.prg import Prg
-from primia.inference.program import Program
+from primia.inference.program import Node, Program
 from primia.inference.ring import encode
 from primia.inference.walk import Walk, finished, input_label, input_labels
 from primia.inference.weighted import product, weight_mask
@@ -135,9 +135,8 @@ class _Dealing(Walk):
             case GroupNorm():
                 assert place.norm is not None
                 *groups, count = self.group_shape(number, node.op.groups)
-                deal_norm(self.dealer, label, tuple(groups), count, place.norm)
-                self._weighted(number, f"{number}/norm", number)
-                del self.inputs[f"{number}/norm"]
+                mask = self._weight_mask(node)
+                deal_norm(self.dealer, label, tuple(groups), count, place.norm, mask)
             case Conv2d() | Linear() | Affine():
                 source = node.inputs[0]
                 self._weighted(number, input_label(source, place.narrow), source)
@@ -148,12 +147,14 @@ class _Dealing(Walk):
         node = self.program.nodes[number]
         if label not in self.inputs:
             self.inputs[label] = self.dealer.data_mask(label, self.shape(source))
-        name = f"{node.name}.weight"
-        b = weight_mask(self.mask_prg, name, self.weight_shapes[name])
-        value = product(node.op, b, self.inputs[label])
+        value = product(node.op, self._weight_mask(node), self.inputs[label])
         if self.noise and number == self.last:
             value += self.noise.draw(value.shape, self.places[number].scale)
         self.dealer.give(f"{number}/product", value)
+
+    def _weight_mask(self, node: Node) -> Words:
+        name = f"{node.name}.weight"
+        return weight_mask(self.mask_prg, name, self.weight_shapes[name])
 
     def _answer(self) -> None:
         classes = len(self.program.classes)

@@ -22,7 +22,7 @@ from primia.inference.operations import (
     Tanh,
 )
 from primia.inference.ops.compare import bit_length, window
-from primia.inference.ops.norm import NormNumbers, norm_numbers
+from primia.inference.ops.norm_numbers import NormNumbers, norm_numbers
 from primia.inference.ops.opening import MAX_BITS
 from primia.inference.ops.segments import tanh_table
 from primia.inference.program import Node, Program
@@ -125,7 +125,7 @@ def _place(program: Program, node: Node, places: list[Place]) -> Place:
             numbers = norm_numbers(
                 count // op.groups, source.bound, op.low, op.high, f if narrow else scale, f
             )
-            return Place(2 * f + numbers.root_scale, narrow=narrow, norm=numbers)
+            return Place(f + numbers.factor_scale, narrow=narrow, norm=numbers)
         case _:  # Flatten
             return Place(scale)
 

@@ -38,7 +38,7 @@ from primia.inference.ops.opening import truncate
 from primia.inference.ops.pool import average_pool, max_pool
 from primia.inference.ops.rectify import Profile, rectify
 from primia.inference.ops.segments import segments, tanh_table
-from primia.inference.program import Integers, Program, Weights
+from primia.inference.program import Integers, Node, Program, Weights
 from primia.inference.walk import Walk, finished, input_label, input_labels
 from primia.inference.weighted import HEAVY, Masked, product, wide_bias
 
@@ -172,9 +172,12 @@ class _Work(Walk):
             case GroupNorm():
                 assert place.norm is not None
                 groups = x.reshape(self.films * node.op.groups, -1)
-                out = yield from norm(self.party, label, groups, place.norm, node.op.eps)
-                out = yield from self._weighted(number, f"{number}/norm", out.reshape(shape))
-                del self.masked[f"{number}/norm"]
+                weight, eps = self._norm_weight(node), node.op.eps
+                out = yield from norm(
+                    self.party, label, groups, place.norm, eps, weight, self.films
+                )
+                if self.party.role == 1:
+                    out = self._with_bias(number, out.reshape(shape))
             case Add():
                 out = x << np.uint64(place.scale - scale)
                 out += values[1] << np.uint64(place.scale - self.scale_in(number, 1))
@@ -199,14 +202,17 @@ class _Work(Walk):
             if label not in self.masked:
                 self.masked[label] = (yield from receive(x)) + x
             y = product(node.op, self.weights[name].view(np.uint64), self.masked[label])
-            y += wide_bias(
-                self.weights[f"{node.name}.bias"],
-                node.op,
-                self.places[number].scale,
-                self.f,
-                y.ndim,
-            )
+            y = self._with_bias(number, y)
         y += self.party.share(f"{number}/product", y.shape)
+        return y
+
+    def _norm_weight(self, node: Node) -> Words:
+        name = f"{node.name}.weight"
+        return self.given[name] if self.party.role == 0 else self.weights[name].view(np.uint64)
+
+    def _with_bias(self, number: int, y: Words) -> Words:
+        node, scale = self.program.nodes[number], self.places[number].scale
+        y += wide_bias(self.weights[f"{node.name}.bias"], node.op, scale, self.f, y.ndim)
         return y
 
     def _data_product(self, number: int, name: str, mask: Words) -> Words:

@@ -21,6 +21,7 @@ from primia.inference.fidelity import Fidelity, compare
 from primia.inference.folding import scale_before_norm, simplify
 from primia.inference.layout import layout
 from primia.inference.operations import AvgPool2d, Conv2d, GroupNorm, Linear
+from primia.inference.ops.norm_numbers import root_fits
 from primia.inference.program import (
     FRACTION_BITS,
     MAX_BOUND,
@@ -106,6 +107,7 @@ def prepare(
     _scale_norms(graph, ranges)
     program = _program(graph, wanted, ranges, model_version)
     _check_layout(program)
+    _check_norms(program, _weights(graph))
     weights = _in_fixed_point(program, _weights(graph))
     fidelity = compare(model, _weights(graph), program, weights, pixels)
     tell(1.0)
@@ -219,6 +221,17 @@ def _check_layout(program: Program) -> None:
     for node in program.nodes:
         if isinstance(node.op, AvgPool2d) and node.op.kernel > 1 << 10:
             raise ConfigError(f"layer {node.name}: averages over too much; use a smaller film")
+
+
+def _check_norms(program: Program, weights: dict[str, Tensor]) -> None:
+    for node, place in zip(program.nodes, layout(program), strict=True):
+        if isinstance(node.op, GroupNorm) and place.norm is not None:
+            largest = float(weights[f"{node.name}.weight"].abs().max())
+            if not root_fits(largest, node.op.low, place.norm, FRACTION_BITS):
+                raise ConfigError(
+                    f"layer {node.name}: a weight of {largest:.3g} is too large for the small "
+                    "variances that it meets; train with weight decay"
+                )
 
 
 def _in_fixed_point(program: Program, weights: dict[str, Tensor]) -> dict[str, Integers]:

@@ -21,7 +21,7 @@ from primia.errors import PeerError
 from primia.inference.operations import MAX_ELEMENTS, MAX_WEIGHTS, OPS, Input, Op, Shape
 from primia.types import Digest, sha256
 
-VERSION = 1
+VERSION = 2  # 1: a norm's weights were applied to every value, at a message of that size
 FRACTION_BITS = 16
 MAX_BYTES = 1 << 20  # of the JSON text
 MAX_NODES = 2000

@@ -79,14 +79,14 @@ INFERENCE_MUTATIONS = (
         "wins[b].append(bit)",
     ),
     _mutation(
-        "the top bits of two masks are multiplied too far",
+        "a norm's weight forgets its mask",
         OPS + "norm.py",
-        "ROOT_SHIFT = 32 ",
-        "ROOT_SHIFT = 40 ",
+        'dealer.give(f"{label}/masked/high", b * high[:, None])',
+        'dealer.give(f"{label}/masked/high", b)',
     ),
     _mutation(
         "the sum of squares may leave the ring",
-        OPS + "norm.py",
+        OPS + "norm_numbers.py",
         "run = 1 << max(0, MAX_BITS - 1 - squares - 2 * f)",
         "run = 1 << 40",
     ),

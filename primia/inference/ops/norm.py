@@ -1,24 +1,30 @@
-"""GroupNorm, exact but for its inverse root: (x - mean) / sqrt(variance + eps), without weights.
+"""GroupNorm, exact but for its inverse root: weight (x - mean) / sqrt(variance + eps), less bias.
 
 One opening of x gives x itself, its sum and the sum of its squares: from z and the dealer's shares
-of the masks, their sums of squares and their products, x^2 and later x / sqrt(variance) are linear.
-So the openings are: x; the sums; the variance (with its comparisons); the inverse root.
+of the masks, their sums of squares and their products, x^2 and later x times a factor are linear.
+So the openings are: x; the sums; the variance (with its comparisons); the inverse root; and its
+product with the weight, one value a channel. The weight is the model party's, clear, as in
+`weighted`, but no message is needed: what the data party holds of the root is from its seed, so the
+dealer knows it but for the public bit w.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
 from primia.inference.bits import Words
 from primia.inference.correlations import Dealer, Party, Shape
 from primia.inference.messages import Step
-from primia.inference.ops.compare import bit_length, log2_ceil
+from primia.inference.ops.norm_numbers import (
+    FACTOR_SHIFT,
+    MEAN_SHIFT,
+    ROOT_SHIFT,
+    NormNumbers,
+)
 from primia.inference.ops.opening import (
-    MAX_BITS,
     Opened,
     deal_mask,
     deal_rho,
@@ -27,94 +33,20 @@ from primia.inference.ops.opening import (
     take_rho,
     top_type,
 )
-from primia.inference.ops.segments import Table, curve, deal_segments, segments, table
+from primia.inference.ops.segments import deal_segments, segments
 from primia.inference.prg import Unsigned
 
-KNOTS = 256
-MEAN_SHIFT = 32
-ROOT_SHIFT = 32  # the shifts of two opened values that are multiplied may add up to 64 at most
 Received = bytes | bytearray | memoryview
 
 
-@dataclass(frozen=True)
-class NormNumbers:
-    """Public constants of one norm: x has `shift` more fraction bits than F.
-
-    parts: into how many runs a group is cut so that no sum of squares leaves the ring.
-    mean_factor: 2^32 / n. square_shift, square_factor: a run's sum of squares is truncated, then
-    multiplied, which gives its part of the mean square with variance_scale fraction bits.
-    lift: by how many bits the square of the mean, at 2F, goes up to that.
-    """
-
-    shift: int
-    parts: int
-    mean_factor: int
-    square_shift: int
-    square_factor: int
-    variance_scale: int
-    lift: int
-    root_scale: int
-    table: Table
-
-
-@lru_cache(maxsize=256)
-def norm_numbers(
-    count: int, bound: float, low: float, high: float, scale: int, f: int
-) -> NormNumbers:
-    """For groups of `count` values up to `bound`, variance + eps from low to high.
-
-    Raises ValueError when the range does not fit.
-    """
-    high = max(2 * low, min(high, bound * bound))  # no variance is larger
-    squares = 2 * bit_length(bound, 0)
-    if bit_length(bound, 0) + f + MEAN_SHIFT >= MAX_BITS - 1 or squares > MAX_BITS - 2 - 2 * f:
-        raise ValueError(f"values up to {bound:.4g} are too large for a norm")
-    variance_scale = min(48, MAX_BITS - 2 - squares)  # a difference of two has one bit more
-    log_count = count.bit_length() - 1
-    # The sum of squares of a run stays under 2^61.
-    run = 1 << max(0, MAX_BITS - 1 - squares - 2 * f)
-    parts = 1
-    while count // parts > run or count % parts:
-        parts += 1
-    square_shift = max(0, 12 + log_count - (parts - 1).bit_length())
-    square_scale = variance_scale - (2 * f - square_shift)
-    log_low, log_high = log2_ceil(low), log2_ceil(high)
-    root_scale = 16 + max(0, -(-(log_high - 8) // 2))
-    scale_out = root_scale + ROOT_SHIFT
-    narrow_scale = max(
-        f, min(variance_scale, 13 - log_low, scale_out - 5 - (3 * max(0, log_high)) // 2)
-    )
-    segments_of_root = table(
-        curve("inverse-root", low, high, KNOTS),
-        bound=max(bound * bound, high),
-        value_scale=variance_scale,
-        narrow_scale=narrow_scale,
-        scale=scale_out,
-        resolution=low / 32,
-    )
-    return NormNumbers(
-        shift=scale - f,
-        parts=parts,
-        mean_factor=_rounded(1 << MEAN_SHIFT, count),
-        square_shift=square_shift,
-        square_factor=_rounded(1 << square_scale, count),
-        variance_scale=variance_scale,
-        lift=variance_scale - 2 * f,
-        root_scale=root_scale,
-        table=segments_of_root,
-    )
-
-
-def _rounded(numerator: int, denominator: int) -> int:
-    return (2 * numerator + denominator) // (2 * denominator)
-
-
-def deal_norm(dealer: Dealer, label: str, groups: Shape, count: int, numbers: NormNumbers) -> None:
-    """For `norm` of values (*groups, count)."""
+def deal_norm(
+    dealer: Dealer, label: str, groups: Shape, count: int, numbers: NormNumbers, mask: Words
+) -> None:
+    """For `norm` of values (*groups, count). mask: B of the weight, one word a channel."""
     total = int(np.prod(groups))
-    x, mean, root = _Dealt(), _Dealt(), _Dealt()
-    shape = (total, count)
-    x.deal(dealer, f"{label}/x", shape, numbers.shift)
+    x, mean, factor = _Dealt(), _Dealt(), _Dealt()
+    b = _by_channel(mask, groups)
+    x.deal(dealer, f"{label}/x", (b.size, total * count // b.size), numbers.shift)
     squares = (x.high * x.high).reshape(total, numbers.parts, -1).sum(axis=2, dtype=np.uint64)
     dealer.give(f"{label}/x/squares", squares)
     if numbers.shift:
@@ -125,9 +57,27 @@ def deal_norm(dealer: Dealer, label: str, groups: Shape, count: int, numbers: No
     if numbers.square_shift:
         deal_truncate(dealer, f"{label}/squares", (total, numbers.parts), numbers.square_shift)
     deal_segments(dealer, f"{label}/root", total, numbers.table)
-    root.deal(dealer, f"{label}/inverse", (total,), ROOT_SHIFT)
-    _deal_product(dealer, f"{label}/x-inverse", x, root)
-    _deal_product(dealer, f"{label}/mean-inverse", mean, root)
+    _deal_factor(dealer, f"{label}/inverse", b)
+    factor.deal(dealer, f"{label}/factor", (b.size,), FACTOR_SHIFT)
+    mean.repeat(b.shape[1])
+    _deal_product(dealer, f"{label}/x-factor", x, factor)
+    _deal_product(dealer, f"{label}/mean-factor", mean, factor)
+
+
+def _by_channel(weight: Words, groups: Shape) -> Words:
+    """A weight of each channel as (all groups of all films, channels of a group)."""
+    films, in_film = groups
+    return np.tile(weight.reshape(in_film, -1), (films, 1))
+
+
+def _deal_factor(dealer: Dealer, label: str, b: Words) -> None:
+    """For `_factor`: the root's rho, and B times the data party's share of it."""
+    r = deal_mask(dealer, label, b.shape[:1])
+    high = dealer.give_kept(f"{label}/rho/high", r >> np.uint64(ROOT_SHIFT))
+    top = dealer.give_kept(f"{label}/rho/top", (r >> np.uint64(63)).astype(top_type(ROOT_SHIFT)))
+    dealer.give(f"{label}/masked/high", b * high[:, None])
+    product = b * top.astype(np.uint64)[:, None]
+    dealer.give(f"{label}/masked/top", product.astype(top_type(ROOT_SHIFT)))
 
 
 class _Dealt:
@@ -136,6 +86,10 @@ class _Dealt:
     high: Words
     top: Words
     shift: int
+
+    def repeat(self, times: int) -> None:
+        """Each so many times in a row."""
+        self.high, self.top = self.high.repeat(times), self.top.repeat(times)
 
     def deal(self, dealer: Dealer, label: str, shape: Shape, shift: int) -> None:
         r = deal_mask(dealer, label, shape)
@@ -166,15 +120,32 @@ class _Masked:
             value += self.opened.zt
         return value
 
+    def repeat(self, times: int) -> _Masked:
+        """Each value so many times in a row."""
+        z = self.opened.z.repeat(times)
+        return _Masked(Opened(z, self.opened.shift), self.rho.repeat(times))
+
 
 def norm(
-    party: Party, label: str, share: Words, numbers: NormNumbers, eps: float
+    party: Party,
+    label: str,
+    share: Words,
+    numbers: NormNumbers,
+    eps: float,
+    weight: Words,
+    films: int = 1,
 ) -> Generator[Step, Received, Words]:
-    """Shares of the normalised values (groups, count), F + root_scale fraction bits."""
-    (z,) = yield from open_values(party, [(f"{label}/x", share)])
+    """Shares of the weighted values, F + factor_scale fraction bits, from (all groups, count).
+
+    weight: W at the model party, V at the data party. The result is (all channels, pixels).
+    """
+    total = len(share)
+    weights = _by_channel(weight, (films, total // films))
+    (z,) = yield from open_values(party, [(f"{label}/x", share.reshape(weights.size, -1))])
     x = _masked(party, f"{label}/x", z, numbers.shift)
-    sums = x.share(party).sum(axis=1, dtype=np.uint64) * np.uint64(numbers.mean_factor)
-    squares = _sums_of_squares(party, f"{label}/x", x, numbers)
+    sums = x.share(party).reshape(total, -1).sum(axis=1, dtype=np.uint64)
+    sums *= np.uint64(numbers.mean_factor)
+    squares = _sums_of_squares(party, f"{label}/x", x, total, numbers)
     opened = yield from open_values(
         party,
         [(f"{label}/mean", sums), (f"{label}/squares", squares)][: 1 + (numbers.square_shift > 0)],
@@ -193,8 +164,23 @@ def norm(
     wide_root = yield from segments(party, f"{label}/root", variance, numbers.table)
     (z,) = yield from open_values(party, [(f"{label}/inverse", wide_root)])
     root = _masked(party, f"{label}/inverse", z, ROOT_SHIFT)
-    out = _product(party, f"{label}/x-inverse", x, root)
-    out -= _product(party, f"{label}/mean-inverse", mean, root)[:, None]
+    wide = _factor(party, f"{label}/inverse", root, weights).reshape(-1)
+    (z,) = yield from open_values(party, [(f"{label}/factor", wide)])
+    factor = _masked(party, f"{label}/factor", z, FACTOR_SHIFT)
+    out = _product(party, f"{label}/x-factor", x, factor)
+    mean = mean.repeat(weights.shape[1])
+    out -= _product(party, f"{label}/mean-factor", mean, factor)[:, None]
+    return out
+
+
+def _factor(party: Party, label: str, root: _Masked, weight: Words) -> Words:
+    """The share of W root, from W = V + B: V rho0 + B rho0 + W rho1 is W rho."""
+    opened = Opened(root.opened.z[:, None], ROOT_SHIFT)
+    high = party.share(f"{label}/masked/high", weight.shape)
+    out = opened.rho(high, party.share(f"{label}/masked/top", weight.shape, top_type(ROOT_SHIFT)))
+    out = np.negative(out + weight * root.rho[:, None])
+    if party.role == 1:
+        out += weight * opened.zt
     return out
 
 
@@ -203,13 +189,15 @@ def _masked(party: Party, label: str, z: Words, shift: int) -> _Masked:
     return _Masked(opened, take_rho(party, f"{label}/rho", opened))
 
 
-def _sums_of_squares(party: Party, label: str, x: _Masked, numbers: NormNumbers) -> Words:
+def _sums_of_squares(
+    party: Party, label: str, x: _Masked, total: int, numbers: NormNumbers
+) -> Words:
     """The share of the sum of x^2 over each run: zt^2 - 2 zt rho + rho^2.
 
     rho^2 = high^2 - 2 w high top 2^(64 - shift); the square of the last term is 0 modulo 2^64.
     """
     zt = x.opened.zt
-    total, runs = zt.shape[0], numbers.parts
+    runs = numbers.parts
     squares = party.share(f"{label}/squares", (total, runs)).copy()
     inner = x.rho * zt
     if numbers.shift:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from primia.inference.ops.answer import exp_table
-from primia.inference.ops.norm import norm_numbers
+from primia.inference.ops.norm_numbers import norm_numbers
 from primia.inference.ops.segments import Table, deal_segments, segments, tanh_table
 from tests.inference.pair import run_op, total
 
