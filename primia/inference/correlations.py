@@ -8,6 +8,7 @@ receives nothing, and what the model party receives is uniform and depends on no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
@@ -110,7 +111,7 @@ class ModelSource:
 
     def share(self, label: str, shape: Shape, dtype: npt.DTypeLike = np.uint64) -> Unsigned:  # noqa: ARG002
         kind = np.dtype(dtype).newbyteorder("<")
-        count = int(np.prod(shape, dtype=np.int64))
+        count = math.prod(shape)
         size = count * kind.itemsize
         part = self._corrections.take(size + -size % _ALIGN)
         return np.frombuffer(part, kind, count).reshape(shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
+import math
 
 from primia.errors import ConfigError
 from primia.inference.layout import Place, input_scale, layout
@@ -30,7 +30,7 @@ class Walk:
         return (self.films, *self.program.nodes[number].shape)
 
     def size(self, number: int) -> int:
-        return int(np.prod(self.shape(number)))
+        return math.prod(self.shape(number))
 
     def bound(self, number: int) -> float:
         return self.program.nodes[number].bound
