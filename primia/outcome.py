@@ -18,9 +18,10 @@ from primia.errors import DataError
 from primia.findings import Finding
 from primia.learning.metrics import Metrics
 from primia.learning.terms import study_mechanism
+from primia.pooled_quality import pooled_quality
 from primia.privacy.accounting import epsilon
 from primia.privacy.reconstruction import reconstruction_bound
-from primia.report.quality import SiteQuality
+from primia.report.quality import Quality, SiteQuality
 from primia.report.record import ModelRecord, Scores, StudyRecord
 from primia.report.report import (
     MAX_BYTES,
@@ -30,6 +31,7 @@ from primia.report.report import (
     from_json,
     with_evidence,
 )
+from primia.report.view import best_and_last
 from primia.study import metric_layout
 from primia.types import SiteId
 
@@ -142,7 +144,7 @@ def write_report(
     from primia.report import record as recorded
     from primia.report import report as whole
 
-    report = Report(record, prices(record, plan), local=local)
+    report = Report(record, prices(record, plan), _pooled(record, plan), local=local)
     earlier = earlier_report(folder)
     if earlier is not None and earlier.record.plan_digest == record.plan_digest:
         report = with_evidence(report, earlier.findings, earlier.quality)
@@ -156,6 +158,12 @@ def write_report(
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     return [folder / name for name in texts]
+
+
+def _pooled(record: StudyRecord, plan: StudyPlan) -> dict[int, Quality]:
+    """Quality of the best and the last model on the films of all sites."""
+    shown = {m.number: m.scores for m in best_and_last(record) if m is not None and m.scores}
+    return {n: pooled_quality(s, plan.model.classes) for n, s in shown.items()}
 
 
 def earlier_report(folder: Path) -> Report | None:

@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "settle": {"config", "privacy", "learning"},
     "study": {"config", "federation", "learning"},
     "contribute": {"config", "federation", "imaging", "learning", "privacy", "protocol", "study"},
-    "outcome": {"config", "findings", "learning", "privacy", "report", "study"},
+    "outcome": {"config", "findings", "learning", "pooled_quality", "privacy", "report", "study"},
     "findings": set(),
     # Attacks and audits run on the product's own path, so they sit above all of it.
     "audit": {

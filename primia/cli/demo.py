@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from primia.cli.console import out
+from primia.cli.console import note, out
+from primia.cli.findings import verdict_text
 
 
 def demo(
@@ -20,6 +21,9 @@ def demo(
     no_dp: Annotated[bool, typer.Option("--no-dp", help="Train without privacy.")] = False,
     keep: Annotated[Path | None, typer.Option(help="Keep everything in this new folder.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the synthetic films.")] = 0,
+    no_attacks: Annotated[
+        bool, typer.Option("--no-attacks", help="Leave attacks and audits out of the report.")
+    ] = False,
     infer: Annotated[
         bool, typer.Option("--infer", help="Then ask the trained model, encrypted.")
     ] = False,
@@ -27,7 +31,7 @@ def demo(
     """Hospitals and a coordinator as processes on this machine train a classifier together.
 
     Makes films, a study authority and hospitals, trains with DP-SGD and masked aggregation over
-    mutual TLS, and writes report.html and result.json.
+    mutual TLS, attacks the plan's own release path, and writes report.html and result.json.
     """
     import shutil
     import tempfile
@@ -48,6 +52,8 @@ def demo(
     try:
         result = run(folder, wishes, out)
         show(result, out)
+        if not no_attacks:
+            _attack(result)
         if infer:
             _ask_encrypted(folder / "infer", result / "model-best.safetensors", data)
         if keep is None:
@@ -60,6 +66,29 @@ def demo(
     finally:
         if keep is None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _attack(result: Path) -> None:
+    """Attack and audit the plan on films of nobody, and put what was found into the report."""
+    from primia.audit.suite import findings_for_report
+    from primia.config.plan import StudyPlan
+    from primia.errors import ConfigError
+    from primia.outcome import write_report
+    from primia.report.record import from_json
+
+    record = from_json((result / "result.json").read_text(encoding="utf-8"))
+    plan = StudyPlan.model_validate_json((result / "plan.json").read_text(encoding="utf-8"))
+    try:
+        with out.status("attacks and audits") as status:
+            found = findings_for_report(
+                plan, on_step=lambda what: status.update(f"attacks and audits: {what}")
+            )
+    except ConfigError as err:
+        note(f"no attacks in the report: {err}")
+        return
+    for finding in found:
+        out.print(f"{verdict_text(finding.verdict)} {finding.title}", soft_wrap=True)
+    write_report(record, plan, result, findings=found)
 
 
 def _ask_encrypted(folder: Path, export: Path, data: Path | None) -> None:

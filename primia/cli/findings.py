@@ -10,7 +10,7 @@ import typer
 from primia.cli.console import note, out
 
 if TYPE_CHECKING:
-    from primia.findings import Finding, Table
+    from primia.findings import Finding, Table, Verdict
 
 Out = Annotated[
     Path | None,
@@ -37,8 +37,7 @@ def show(finding: Finding, to: Path | None, *, json: bool) -> None:
     out.print(f"[bold]{finding.title}[/]\n{finding.question}", soft_wrap=True)
     for table in finding.tables:
         out.print(_grid(table))
-    colour = _COLOURS[finding.verdict.value]
-    out.print(f"[bold {colour}]{finding.verdict.value}[/]: {finding.answer}", soft_wrap=True)
+    out.print(f"{verdict_text(finding.verdict)}: {finding.answer}", soft_wrap=True)
     out.print(f"[dim]{finding.limits}[/]", soft_wrap=True)
     if to is not None:
         out.print(f"written: [bold]{to}[/]", soft_wrap=True)
@@ -46,6 +45,11 @@ def show(finding: Finding, to: Path | None, *, json: bool) -> None:
         note(
             f"pictures in {to} show this hospital's patients and stay here; finding.json is without"
         )
+
+
+def verdict_text(verdict: Verdict) -> str:
+    """The verdict in its colour, as rich markup."""
+    return f"[bold {_COLOURS[verdict.value]}]{verdict.value}[/]"
 
 
 def write(finding: Finding, folder: Path) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from primia.findings import Verdict
 from primia.report import card, checklists, evidence, pictures, plan_words, view, words
+from primia.report.quality import AcrossSites, Estimate, across_sites
 from primia.report.record import ModelRecord
 from primia.report.report import Report
 
@@ -22,7 +24,7 @@ def render(report: Report) -> str:
     """`report` as the text of one HTML file."""
     record = report.record
     best, last = view.best_and_last(record)
-    shown = _shown_models(best, last)
+    shown = _shown_models(report, best, last)
     sites = view.site_names(record)
     classes = view.class_names(record)
     rows = view.attempt_rows(record, report.prices.epsilon_by_round)
@@ -47,9 +49,12 @@ def render(report: Report) -> str:
             initial=next((m for m in record.models if m.number == 0), None),
             pictures=pictures.round_pictures(report),
             roc=pictures.roc_picture(shown, classes),
-            matrices=tuple(pictures.matrix(name, classes, s.confusion) for name, s in shown),
+            matrices=tuple(pictures.matrix(m.name, classes, m.scores.confusion) for m in shown),
             class_scores=_class_auc(shown, classes),
             intervals=pictures.intervals_picture(report),
+            pooled=shown[0].quality if shown else None,
+            pooled_pictures=pictures.pooled_pictures(shown, classes),
+            across=_across(report, shown),
             details=pictures.site_details(report, shown, classes),
             measured={q.site: q for q in report.quality},
             committed=[r for r in rows if r.attempt in record.committed],
@@ -92,6 +97,7 @@ def _environment() -> Environment:
         duration=words.duration_text,
         epsilon=words.epsilon_text,
         estimate=words.estimate_text,
+        parts=words.estimate_parts,
         number=words.number_text,
         prose=lambda text: words.clean(text, words.MAX_PROSE),
         returned=view.return_text,
@@ -101,17 +107,29 @@ def _environment() -> Environment:
     return environment
 
 
-def _shown_models(best: ModelRecord | None, last: ModelRecord | None) -> pictures.Shown:
+def _shown_models(
+    report: Report, best: ModelRecord | None, last: ModelRecord | None
+) -> tuple[pictures.ShownModel, ...]:
     """The best and the last model with their names; once when they are the same one."""
+
+    def shown(name: str, model: ModelRecord) -> pictures.ShownModel:
+        assert model.scores is not None
+        named = f"{name} (round {model.number})"
+        return pictures.ShownModel(named, model, model.scores, report.pooled.get(model.number))
+
     if last is None or last.scores is None:
         return ()
     if best is None or best.scores is None or best.number == last.number:
-        name = "last" if best is None else "best and last"
-        return ((f"{name} (round {last.number})", last.scores),)
-    return (
-        (f"best (round {best.number})", best.scores),
-        (f"last (round {last.number})", last.scores),
-    )
+        return (shown("last" if best is None else "best and last", last),)
+    return (shown("best", best), shown("last", last))
+
+
+def _across(report: Report, shown: Sequence[pictures.ShownModel]) -> AcrossSites | None:
+    """What the hospitals' own files say together of the first shown model."""
+    if not shown:
+        return None
+    of_model = [q for q in report.quality if q.model == shown[0].model.digest]
+    return across_sites(of_model, shown[0].auc) if len(of_model) > 1 else None
 
 
 def _odds(epsilon: float | None) -> str:
@@ -122,11 +140,9 @@ def _odds(epsilon: float | None) -> str:
 
 
 def _class_auc(
-    shown: pictures.Shown, classes: tuple[str, ...]
-) -> tuple[tuple[str, tuple[float, ...]], ...]:
+    shown: Sequence[pictures.ShownModel], classes: tuple[str, ...]
+) -> tuple[tuple[str, tuple[Estimate, ...]], ...]:
     """AUC of each class against the rest, one value for each shown model; none for two classes."""
     if len(classes) <= 2:
         return ()
-    return tuple(
-        (label, tuple(s.auc_per_class[i] for _, s in shown)) for i, label in enumerate(classes)
-    )
+    return tuple((label, tuple(m.class_auc(i) for m in shown)) for i, label in enumerate(classes))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from primia.report import curves, figures, plan_words
-from primia.report.quality import Quality, SiteQuality
-from primia.report.record import Scores
+from primia.report.quality import Estimate, Quality, SiteQuality
+from primia.report.record import ModelRecord, Scores
 from primia.report.report import Report
 from primia.report.words import clean
-
-Shown = tuple[tuple[str, Scores], ...]
-"""The models whose quality is shown: the best and the last, once when they are the same."""
 
 MOST_DRAWN = 12  # hospitals whose curves are drawn; the table has all of them
 _CAPTIONS = {
@@ -40,6 +38,27 @@ class Matrix:
     title: str
     rows: tuple[tuple[str, int, tuple[tuple[int, float, int], ...]], ...]
     # a cell: count, share of its row in percent, shade 0 to 9
+
+
+@dataclass(frozen=True)
+class ShownModel:
+    """A model whose quality is shown. name: "best (round 7)"; quality: on all sites' films."""
+
+    name: str
+    model: ModelRecord
+    scores: Scores
+    quality: Quality | None
+
+    @property
+    def auc(self) -> Estimate:
+        """With its interval where that is known."""
+        return self.quality.auc if self.quality else Estimate(self.scores.auc)
+
+    def class_auc(self, number: int) -> Estimate:
+        """Of one class against the rest."""
+        if self.quality:
+            return self.quality.classes[number].auc
+        return Estimate(self.scores.auc_per_class[number])
 
 
 @dataclass(frozen=True)
@@ -90,7 +109,7 @@ def round_pictures(report: Report) -> tuple[Picture, ...]:
     return tuple(pictures)
 
 
-def roc_picture(shown: Shown, classes: tuple[str, ...]) -> Picture | None:
+def roc_picture(shown: Sequence[ShownModel], classes: tuple[str, ...]) -> Picture | None:
     """ROC curves of the shown models on the films of all sites."""
     if not shown:
         return None
@@ -100,12 +119,14 @@ def roc_picture(shown: Shown, classes: tuple[str, ...]) -> Picture | None:
     if len(classes) == 2:
         panels = [f"{classes[1]} against {classes[0]}"]
     models = [
-        curves.RocCurves(name, s.roc[-len(panels) :], s.auc_per_class[-len(panels) :])
-        for name, s in shown
+        curves.RocCurves(
+            m.name, m.scores.roc[-len(panels) :], m.scores.auc_per_class[-len(panels) :]
+        )
+        for m in shown
     ]
     return _picture(
         curves.roc_figure(models, panels),
-        "ROC curves of " + " and ".join(name for name, _ in shown),
+        "ROC curves of " + " and ".join(m.name for m in shown),
         "From scores counted in bins at the sites, so the curves have corners.",
     )
 
@@ -132,18 +153,29 @@ def quality_pictures(
     )
 
 
-def site_details(report: Report, shown: Shown, classes: tuple[str, ...]) -> tuple[SiteDetails, ...]:
+def pooled_pictures(shown: Sequence[ShownModel], classes: tuple[str, ...]) -> tuple[Picture, ...]:
+    """Precision and recall, and calibration, of the first shown model on all sites' films."""
+    if not shown or shown[0].quality is None:
+        return ()
+    whole = quality_pictures(
+        "all", shown[0].quality, "on the films of all hospitals", binary=len(classes) == 2
+    )
+    return tuple(p for p in whole if not p.alt.startswith("ROC"))  # it has a figure of its own
+
+
+def site_details(
+    report: Report, shown: Sequence[ShownModel], classes: tuple[str, ...]
+) -> tuple[SiteDetails, ...]:
     """The curves of the first hospitals that measured by themselves."""
-    rounds = {m.digest: f"round {m.number}" for m in report.record.models}
-    names = {name.rpartition("(")[2].rstrip(")"): name for name, _ in shown}
+    names = {m.digest: f"round {m.number}" for m in report.record.models}
+    names |= {m.model.digest: m.name for m in shown}
     found = []
     for number, site in enumerate(report.quality[:MOST_DRAWN]):
         counts = site.quality.confusion
-        round_ = rounds.get(site.model, "")
         found.append(
             SiteDetails(
                 site=site,
-                model=names.get(round_, round_),
+                model=names.get(site.model, ""),
                 pictures=quality_pictures(
                     f"site{number}",
                     site.quality,

@@ -181,6 +181,12 @@ def from_json(text: str) -> SiteQuality:
         ) from err
 
 
+def quality_from_dict(raw: Any) -> Quality:
+    """Read a quality from parsed JSON. Raises ValueError when it is something else."""
+    found: Quality = _read(Quality, raw, "quality")
+    return found
+
+
 def shareable(found: SiteQuality) -> SiteQuality:
     """The form that may be handed on: figures of two digits (the AUC: three), no small counts.
 

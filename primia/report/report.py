@@ -16,7 +16,7 @@ from primia.errors import DataError
 from primia.findings import Finding, Verdict
 from primia.report import quality as measured
 from primia.report import record as recorded
-from primia.report.quality import SiteQuality
+from primia.report.quality import Quality, SiteQuality
 from primia.report.record import StudyRecord
 
 SCHEMA = "primia-report/1"
@@ -53,11 +53,13 @@ class Prices:
 class Report:
     """A study, and what attacks, audits and hospitals found about its models.
 
+    pooled: quality on the films of all sites, from their masked sums, by number of the model.
     local: holds exact counts or pictures of one hospital's films, so it stays there.
     """
 
     record: StudyRecord
     prices: Prices = Prices()
+    pooled: Mapping[int, Quality] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     quality: tuple[SiteQuality, ...] = ()
     local: bool = False
@@ -103,6 +105,7 @@ def to_json(report: Report) -> str:
         "local": report.local,
         "record": json.loads(recorded.to_json(report.record)),
         "prices": asdict(report.prices),
+        "pooled": {str(n): asdict(q) for n, q in report.pooled.items()},
         "findings": [json.loads(found.to_json(f)) for f in report.findings],
         "quality": [json.loads(measured.to_json(q)) for q in report.quality],
     }
@@ -122,6 +125,7 @@ def from_json(text: str) -> Report:
         return Report(
             record=recorded.from_json(json.dumps(raw["record"])),
             prices=_prices(raw["prices"]),
+            pooled={int(n): measured.quality_from_dict(q) for n, q in raw["pooled"].items()},
             findings=tuple(found.from_json(json.dumps(f)) for f in raw["findings"]),
             quality=tuple(measured.from_json(json.dumps(q)) for q in raw["quality"]),
             local=raw["local"],

@@ -84,15 +84,20 @@ def bound_text(share: float) -> str:
     return f"{min(100.0, math.ceil(share * 1000 - 1e-9) / 10):.1f} %"
 
 
+def estimate_parts(estimate: Estimate, *, sign: bool = False, digits: int = 3) -> tuple[str, str]:
+    """A figure, and its 95 % interval where there is one."""
+    if estimate.value is None:
+        return NONE, ""
+    form = f"{'+' if sign else ''}.{digits}f"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:{form}}", ""
+    return f"{estimate.value:{form}}", f"{estimate.low:{form}} to {estimate.high:{form}}"
+
+
 def estimate_text(estimate: Estimate, *, sign: bool = False, digits: int = 3) -> str:
     """A figure with its 95 % interval behind it."""
-    if estimate.value is None:
-        return NONE
-    form = f"{'+' if sign else ''}.{digits}f"
-    text = f"{estimate.value:{form}}"
-    if estimate.low is None or estimate.high is None:
-        return text
-    return f"{text} ({estimate.low:{form}} to {estimate.high:{form}})"
+    value, interval = estimate_parts(estimate, sign=sign, digits=digits)
+    return f"{value} ({interval})" if interval else value
 
 
 def names_text(names: Sequence[str]) -> str:
