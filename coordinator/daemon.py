@@ -29,7 +29,7 @@ from primia.outcome import scores
 from primia.settle import settle
 from primia.storage.blobs import Blobs
 from primia.storage.folder import StateFolder
-from primia.study import contribution, optimiser
+from primia.study import contribution, first_weights, optimiser
 from primia.types import SiteId
 from primia.wire import handshakes
 from primia.wire.labels import PLAN_LABEL, ROUND_LABEL
@@ -107,11 +107,7 @@ def _plan(folder: Path, state: CoordinatorState, blobs: Blobs, file: Path | None
 
 def _pin(folder: Path, state: CoordinatorState, blobs: Blobs, plan: StudyPlan) -> None:
     """Sign the settled plan, make model 0, and keep both."""
-    from primia.learning.models import build_for, flatten
-
-    digest = plan_digest(plan)
-    # The seed is nothing secret: anybody with the plan can make model 0.
-    weights = flatten(build_for(plan.model, seed=int(digest[:8], 16)))
+    digest, weights = plan_digest(plan), first_weights(plan)
     contribution(plan, weights.size)  # refuses what does not fit the ring, before it is signed
     start_state = ServerState.start(weights, optimiser(plan))
     model = ModelRow(0, blobs.put(pack_weights(weights)), blobs.put(pack_state(start_state)), None)

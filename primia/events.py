@@ -146,6 +146,11 @@ AUDIT: Mapping[str, AuditEvent] = MappingProxyType(
         "plan_declined": AuditEvent(
             WORKER, ("reason",), "this site does not take part in the coordinator's plan"
         ),
+        "model_accepted": AuditEvent(
+            WORKER, ("model", "name", "role"),
+            "a person of the hospital answers for this model (SHA-256), which lies farther from "
+            "the last one than honest rounds move it",
+        ),
         "peer_pinned": AuditEvent(
             WORKER, ("site", "key"), "another site's public key (SHA-256), as first seen"
         ),
@@ -276,7 +281,11 @@ LOG: Mapping[str, LogEvent] = MappingProxyType(
         "update_clipped": LogEvent(WORKER, "coordinates beyond the plan's encoding range"),
         "charged": LogEvent(WORKER, "an update is on the ledger; ε spent so far"),
         "update_sent": LogEvent(WORKER, "the masked update is at the coordinator"),
-        "cannot_take_part": LogEvent(WORKER, "films or budget do not allow this round"),
+        "cannot_take_part": LogEvent(WORKER, "films, budget or model do not allow this round"),
+        "model_accepted": LogEvent(WORKER, "a model that a person accepted by its digest"),
+        "model_not_kept": LogEvent(
+            WORKER, "weights of an earlier model are gone; older ones have to do"
+        ),
         "round_left": LogEvent(WORKER, "this site refused an instruction"),
         "round_resumed": LogEvent(
             BOTH, "after a restart: on with the attempt that this process was in"

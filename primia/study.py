@@ -1,15 +1,19 @@
-"""What both sides derive from a settled plan: the layout of a contribution, and the optimiser."""
+"""What both sides derive from a settled plan: model 0, the layout of a contribution, the server's
+step, and how far that may move the model."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-from primia.config.plan import StudyPlan
+from primia.config.plan import StudyPlan, plan_digest
 from primia.errors import ConfigError
-from primia.federation.contribution import Contribution, SharedNoise
-from primia.federation.optimiser import FedAdam, FedAvg
+from primia.federation.bounded import Reach, reach_of_step
+from primia.federation.contribution import DEVIATIONS, Contribution, SharedNoise
+from primia.federation.optimiser import FedAdam, FedAvg, Vector
+from primia.federation.robust import trimmed_groups
 from primia.learning.metrics import MetricLayout
-from primia.learning.terms import is_distributed, share_of_noise
+from primia.learning.terms import is_distributed, noise_multiplier, share_of_noise
 
 if TYPE_CHECKING:
     from primia.learning.models import Network
@@ -45,8 +49,40 @@ def contribution(plan: StudyPlan, parameters: int, network: Network | None = Non
         wire_bits=terms.wire_bits,
         max_weight=terms.max_patients or 1,
         stochastic=terms.rounding == "stochastic",
-        update_norm=terms.update_norm,
+        update_norm=terms.update_norm or _longest_update(plan, parameters, network),
     )
+
+
+def _longest_update(plan: StudyPlan, parameters: int, network: Network | None) -> float | None:
+    """Where a plan with noise at each site names no `update_norm`: a norm that honest updates are
+    scaled down to only where a site draws far more patients than the plan expects.
+
+    Room for the gradients of every expected patient, all of norm `clip_norm` and pointing one way
+    in every step, and for the noise beside them. Noise of d coordinates is √d deviations long and
+    lies across any one direction but for a single one; it is `DEVIATIONS` more, along or beside,
+    with a chance of exp(-72). None for `privacy: none`.
+    """
+    noise = noise_multiplier(plan)
+    if plan.privacy == "none" or noise is None:
+        return None
+    terms, momentum = plan.training, plan.training.momentum
+    # By how many gradients the gradient of one step has moved the weights at the round's end.
+    moved = [(1 - momentum**left) / (1 - momentum) for left in range(1, terms.local_steps + 1)]
+    signal = sum(moved)
+    deviation = noise / terms.expected_patients * math.sqrt(sum(m * m for m in moved))
+    band = deviation * (math.sqrt(_learning(plan, parameters, network)) + DEVIATIONS)
+    longest = math.sqrt(signal**2 + 2 * DEVIATIONS * deviation * signal + band**2)
+    return terms.learning_rate * plan.privacy.clip_norm * longest
+
+
+def _learning(plan: StudyPlan, parameters: int, network: Network | None) -> int:
+    """How many weights learn."""
+    if plan.model.trainable == "all":
+        return parameters
+    from primia.learning.federated import learning_coordinates  # late: it loads torch
+    from primia.learning.models import build_for
+
+    return int(learning_coordinates(plan.model, network or build_for).sum())
 
 
 def _with_shared_noise(plan: StudyPlan, parameters: int, network: Network | None) -> Contribution:
@@ -90,3 +126,26 @@ def optimiser(plan: StudyPlan) -> FedAvg | FedAdam:
     if terms.name == "fedavg":
         return FedAvg(terms.learning_rate, terms.momentum)
     return FedAdam(terms.learning_rate, terms.beta1, terms.beta2, terms.tau)
+
+
+def step_bound(plan: StudyPlan, fixed: Contribution) -> Reach:
+    """How far one committed round of the plan moves the global model at most.
+
+    fixed: the plan's contribution. A trimmed mean of group means, each within some norm, is within
+    √(groups / kept) of it.
+    """
+    mean, groups = fixed.longest_mean(plan.schedule.quorum), plan.aggregation.groups
+    if groups > 1:
+        kept = groups - 2 * trimmed_groups(groups)
+        mean = Reach(mean.norm * math.sqrt(groups / kept), mean.coordinate)
+    return reach_of_step(optimiser(plan), mean, parameters=fixed.parameters, rounds=plan.rounds)
+
+
+def first_weights(plan: StudyPlan) -> Vector:
+    """Model 0 of a settled plan, which anybody with the plan can make: its seed is no secret.
+
+    The same on every machine but for the last bits. It loads torch.
+    """
+    from primia.learning.models import build_for, flatten
+
+    return flatten(build_for(plan.model, seed=int(plan_digest(plan)[:8], 16)))

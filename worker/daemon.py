@@ -16,24 +16,23 @@ import structlog
 import torch
 
 from primia import __version__
-from primia.config.plan import StudyPlan
 from primia.config.site import SiteConfig, load_site
 from primia.errors import Unreachable
 from primia.federation.optimiser import pack_weights
 from primia.learning.insecure import refuse_simulation_settings
-from primia.learning.models import build_for, flatten
 from primia.learning.terms import is_distributed
 from primia.metrics import serve as serve_metrics
 from primia.privacy import Ledger
 from primia.storage.blobs import Blobs
 from primia.storage.folder import StateFolder
-from primia.study import contribution
+from primia.study import contribution, first_weights, step_bound
 from primia.types import Digest
 from primia.wire.client import FederationClient
 from worker import metrics
 from worker.books import open_ledger
 from worker.devices import devices_of
 from worker.gate import ApprovalGate
+from worker.guard import ModelGuard
 from worker.home import SiteIdentity, load
 from worker.learning import FilmLearning
 from worker.limits import hold_memory
@@ -163,10 +162,10 @@ def _take_part(
         # A mechanism may show one patient whole with probability delta: one of 1/delta must not
         # be expected. The count itself is not logged.
         log.warning("delta_too_large", delta=plan.privacy.delta, remedy="ask for a smaller delta")
-    parameters, model_bytes = _model_size(plan)
+    first = first_weights(plan)
     blobs = Blobs(folder / "blobs")
     blobs.sweep()
-    vectors, devices = contribution(plan, parameters), devices_of(config.compute)
+    vectors, devices = contribution(plan, first.size), devices_of(config.compute)
     work = LocalWork(
         plan=plan,
         contribution=vectors,
@@ -175,6 +174,7 @@ def _take_part(
         state=state,
         ledger=ledger,
         blobs=blobs,
+        guard=ModelGuard(first, step_bound(plan, vectors), state.models, blobs),
         members=offer.members,
         cohort=offer.subject.cohort,
         site=identity.site,
@@ -184,14 +184,8 @@ def _take_part(
     log.info("taking_part", site=identity.site, coordinator=identity.address)
     renewal.watch(peers, plan)
     return Participant(
-        identity, peers, work, link, stop, model_bytes, gate=gate, renewal=renewal
+        identity, peers, work, link, stop, len(pack_weights(first)), gate=gate, renewal=renewal
     ).serve()
-
-
-def _model_size(plan: StudyPlan) -> tuple[int, int]:
-    """Weights of the plan's network, and bytes of a model on the wire."""
-    weights = flatten(build_for(plan.model))
-    return weights.size, len(pack_weights(weights))
 
 
 def _until_answered(call: Callable[[], T], stop: threading.Event) -> T | None:

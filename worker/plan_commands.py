@@ -89,6 +89,41 @@ def refuse(
     )
 
 
+@app.command()
+def accept_model(
+    digest: Annotated[str, typer.Argument(help="The model's SHA-256, as the refusal names it.")],
+    state: State = HERE,
+    name: Name = "",
+    role: Role = "",
+) -> None:
+    """Answer for one model that this site refused; it is worked on when next asked for."""
+    from primia.types import Digest
+    from worker.home import load
+    from worker.state import WorkerState
+
+    if not name.strip():
+        raise ConfigError("this names a person: say who decides with --as NAME")
+    if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+        raise ConfigError(
+            f"{digest!r} is not a model's digest, which has 64 digits 0-9 and a-f; copy it from "
+            "the refusal in the log"
+        )
+    load(state)
+    who = person(name, role)
+    book = WorkerState(state)
+    try:
+        book.accept_model(
+            Digest(digest), name=who.name.strip(), role=who.role.strip(), account=who.account
+        )
+    finally:
+        book.close()
+    out.print(
+        f"[green]accepted[/]  model {digest[:16]}… by {who.name.strip()}; other models are held "
+        "against it from now on",
+        soft_wrap=True,
+    )
+
+
 def person(name: str, role: str) -> Person:
     """Who decides, with the account that typed it."""
     import getpass

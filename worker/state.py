@@ -21,7 +21,7 @@ from primia.storage.audit_log import EMPTY, FILE, AuditLog, Head
 from primia.storage.book import Book
 from primia.storage.disk import DISK, Disk
 from primia.types import Digest, SiteId
-from worker import journal
+from worker import guard, journal
 
 _MIGRATIONS = [
     """
@@ -64,6 +64,7 @@ _MIGRATIONS = [
     journal.SCHEMA,
     # NULL for updates of before: nobody knows, so they are not offered again.
     "ALTER TABLE updates ADD COLUMN cohort TEXT",
+    guard.SCHEMA,
 ]
 
 
@@ -122,6 +123,7 @@ class WorkerState(Book):
         super().__init__(folder / "worker.db", _MIGRATIONS, clock, disk, secret=journal.TABLES)
         self.audit = AuditLog(folder / FILE, clock, disk)
         self.journal = journal.JournalBook(self._db, clock)
+        self.models = guard.ModelBook(self._db, clock)
 
     def pin_plan(self, digest: Digest) -> None:
         """Hold on to the plan that was approved. Raises PolicyRefused for any other one, once this
@@ -181,6 +183,11 @@ class WorkerState(Book):
         with self._db.transaction() as db:
             rows = db.execute("SELECT * FROM decisions ORDER BY id").fetchall()
         return [Decision(**{**dict(row), "approved": bool(row["approved"])}) for row in rows]
+
+    def accept_model(self, model: Digest, *, name: str, role: str, account: str) -> None:
+        """Record that a person here answers for a model that the guard refused."""
+        self.audit.append("model_accepted", model=model, name=name, role=role)
+        self.models.accept(model, name=name, role=role, account=account)
 
     def pin_peer(self, site: SiteId, *, key: str, certificate: str) -> None:
         """Hold on to a peer's key as first seen. Raises IdentityError for another one.

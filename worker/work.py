@@ -27,6 +27,7 @@ from primia.protocol.messages import RoundId, RoundKind
 from primia.secagg.topology import threshold
 from primia.storage.blobs import Blobs
 from primia.types import Digest, Ring, SiteId
+from worker.guard import ModelGuard
 from worker.state import StoredUpdate, WorkerState
 
 log = structlog.get_logger()
@@ -149,6 +150,7 @@ class LocalWork:
     state: WorkerState
     ledger: Ledger
     blobs: Blobs
+    guard: ModelGuard
     members: Members | None = None  # whom it trains on; None: the ledger charges everybody
     cohort: Digest | None = None  # the approved films, by the digest of their manifest
     site: SiteId | None = None
@@ -160,25 +162,27 @@ class LocalWork:
         """This site's vector for a round, stored and charged; trains unless it has done so before.
 
         fetch: the global model's bytes by digest. on_step: called after each local step.
-        Raises BudgetExhausted before training when the ledger cannot bear it, DataError,
-        PolicyRefused.
+        Raises BudgetExhausted before training when the ledger cannot bear it, ModelRefused when
+        the guard does not take the model, DataError, PolicyRefused.
         """
         update = self.reusable(round_id)
         if update is None:
             if round_id.kind is not RoundKind.EVALUATE:
                 self._refuse_if_spent()
-            vector = self.learning.contribute(round_id, fetch(round_id.model), on_step)
+            model = fetch(round_id.model)
+            self.guard.check(round_id, model)
+            vector = self.learning.contribute(round_id, model, on_step)
             update = self.state.add_update(round_id, self.blobs.put(vector.tobytes()), self.cohort)
-            self._forget_older(round_id.number)
+            self._forget_older(round_id)
         else:
             log.info("update_reused", round=round_id.number, attempt=round_id.attempt)
         if round_id.kind is not RoundKind.EVALUATE:
             self._charge(round_id, update)
         return self.vector(update), update
 
-    def _forget_older(self, number: int) -> None:
+    def _forget_older(self, round_id: RoundId) -> None:
         """Rounds never go back. An update may be the same bytes as an older one: it stays."""
-        in_use = self.state.updates_from(number)
+        in_use = self.state.updates_from(round_id.number) | self.guard.kept(round_id.plan)
         for digest in list(self.blobs):
             if digest not in in_use:
                 self.blobs.remove(digest)

@@ -22,9 +22,10 @@ from primia.privacy.ledger import Ledger
 from primia.protocol.messages import RoundId, RoundKind
 from primia.storage.blobs import Blobs
 from primia.storage.folder import StateFolder
-from primia.study import contribution
+from primia.study import contribution, step_bound
 from primia.types import Ring
 from primia.wire.client import FederationClient
+from worker.guard import ModelGuard
 from worker.home import load
 from worker.participant import Participant
 from worker.state import WorkerState
@@ -73,6 +74,8 @@ def main(folder: Path) -> None:
         peers = Peers(identity, state)
         peers.learn(bundle.sites, plan)
         fixed = contribution(plan, PARAMETERS)
+        blobs = Blobs(folder / "blobs")
+        first = np.zeros(PARAMETERS, np.float32)
         work = LocalWork(
             plan=plan,
             contribution=fixed,
@@ -80,7 +83,8 @@ def main(folder: Path) -> None:
             learning=Nothing(fixed),
             state=state,
             ledger=ledger,
-            blobs=Blobs(folder / "blobs"),
+            blobs=blobs,
+            guard=ModelGuard(first, step_bound(plan, fixed), state.models, blobs),
         )
         most = 4 * PARAMETERS + 4096
         Participant(identity, peers, work, link, threading.Event(), most, gate=Open()).serve()

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from primia.errors import RoundFailed
 from primia.federation import ballot
+from primia.federation.bounded import Reach
 from primia.secagg.encoding import (
     decode_counts,
     decode_sum,
@@ -265,6 +266,28 @@ class Contribution:
                 f"the sum of {contributors} updates has norm {norm:.4g}, above the {allowed:.4g} "
                 "that the plan's bound on each allows; a site did not follow it"
             )
+
+    def longest_mean(self, contributors: int) -> Reach:
+        """The farthest mean update that `decode` lets pass of so many contributors or more: its
+        checks of the sum, divided by the smallest weight that they allow."""
+        rounding = 1.0 if self.stochastic else 0.5
+        if self.shared is None:
+            step = self._step * self.max_weight  # of one site with the smallest weight
+            coordinate = self.value_range * (1 + 1e-9) + step
+            norm = math.sqrt(self.parameters) * coordinate
+            if self.update_norm is not None:
+                rounded = rounding * math.sqrt(self.parameters) * step
+                norm = min(norm, self.update_norm * (1 + 1e-9) + rounded)
+            return Reach(norm, coordinate)
+        deviation = self.shared.deviation(contributors) / contributors
+        gain, band = abs(self.shared.gain), DEVIATIONS * deviation
+        coordinate = gain * self._step * (largest(self.bits) + band)
+        norm = math.sqrt(self.parameters) * coordinate
+        if self.update_norm is not None:
+            noise = deviation * (math.sqrt(self.shared.coordinates) + DEVIATIONS)
+            rounded = (rounding * math.sqrt(self.parameters) + noise) * self._step
+            norm = min(norm, gain * (self.update_norm * (1 + 1e-9) + rounded))
+        return Reach(norm, coordinate)
 
     @property
     def _step(self) -> float:

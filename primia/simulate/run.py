@@ -27,7 +27,7 @@ from primia.report.record import Attempt, StudyRecord
 from primia.settle import settle
 from primia.simulate.crew import Crew, Idle, Pool
 from primia.simulate.study import Simulation, Wishes, cores
-from primia.study import contribution
+from primia.study import contribution, first_weights
 from primia.types import SiteId
 
 IDLE_PARAMETERS = 250_000  # weights of a model of 1 MB, where there is no plan to say otherwise
@@ -156,10 +156,7 @@ def _model(plan: StudyPlan, *, idle: bool) -> tuple[np.ndarray[Any, Any], Contri
     """Model 0 and the layout. Without a plan of one's own nothing is built, so no torch loads."""
     if idle:
         return np.zeros(IDLE_PARAMETERS, np.float32), contribution(plan, IDLE_PARAMETERS)
-    from primia.config.plan import plan_digest
-    from primia.learning.models import build_for, flatten
-
-    weights = flatten(build_for(plan.model, seed=int(plan_digest(plan)[:8], 16)))
+    weights = first_weights(plan)
     return weights, contribution(plan, weights.size)
 
 

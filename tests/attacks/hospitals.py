@@ -22,7 +22,6 @@ from primia.federation.optimiser import pack_weights
 from primia.identity import authority, keyfile
 from primia.identity.certificate import to_pem
 from primia.imaging.dataset import Cohort, Films
-from primia.learning.models import build, flatten
 from primia.privacy.ledger import Ledger
 from primia.protocol.coordinator import CoordinatorRound
 from primia.protocol.events import (
@@ -39,9 +38,10 @@ from primia.protocol.messages import Instruction, RoundId, RoundKind
 from primia.secagg.packing import pack, unpack
 from primia.settle import settle
 from primia.storage.blobs import Blobs
-from primia.study import contribution
+from primia.study import contribution, first_weights, step_bound
 from primia.types import Digest, SiteId, sha256
 from primia.wire.handler import Attendance, StudyBundle, UploadKey
+from worker.guard import ModelGuard
 from worker.home import SiteIdentity
 from worker.learning import FilmLearning
 from worker.participant import Participant
@@ -76,11 +76,11 @@ def _json(data: dict[str, Any]) -> str:
     return json.dumps(data)
 
 
-def model(seed: int) -> tuple[Digest, bytes]:
-    """A global model and its digest."""
-    data = pack_weights(
-        flatten(build("small-cnn", input_size=28, channels=1, classes=2, seed=seed))
-    )
+def model(number: int, made_by: StudyPlan | None = None) -> tuple[Digest, bytes]:
+    """A global model and its digest: model 0 of the plan, or one near it, as rounds make it."""
+    first = first_weights(made_by or plan())
+    moved = np.random.default_rng(number).normal(0, 1e-3, first.size) * (number > 0)
+    data = pack_weights((first + moved).astype(np.float32))
     return sha256(data), data
 
 
@@ -168,8 +168,9 @@ class Hospital:
         self.state = WorkerState(self.folder)
         self.state.pin_plan(plan_digest(self.plan))
         self.ledger = Ledger(self.folder / "ledger.db", create=True)
-        size = flatten(build("small-cnn", input_size=28, channels=1, classes=2, seed=0)).size
-        vectors = contribution(self.plan, size)
+        first = first_weights(self.plan)
+        vectors = contribution(self.plan, first.size)
+        blobs = Blobs(self.folder / "blobs")
         self.work = LocalWork(
             plan=self.plan,
             contribution=vectors,
@@ -177,7 +178,8 @@ class Hospital:
             learning=FilmLearning(self.plan, vectors, self.cohort, self.state, ("cpu",)),
             state=self.state,
             ledger=self.ledger,
-            blobs=Blobs(self.folder / "blobs"),
+            blobs=blobs,
+            guard=ModelGuard(first, step_bound(self.plan, vectors), self.state.models, blobs),
         )
         peers = Peers(self.identity, self.state)
         peers.learn(self.certificates, self.plan)
@@ -209,9 +211,8 @@ class Consortium:
     def __init__(self, folder: Path, plans: Mapping[str, StudyPlan] | None = None) -> None:
         torch.set_num_threads(1)
         now = datetime.now(UTC)
-        self.plan = plan()
-        self.models = dict(model(seed) for seed in range(4))
-        self.digests = tuple(self.models)
+        self.models: dict[Digest, bytes] = {}
+        self.follow(plan())
         made = authority.create(folder / "authority", "attacked", now=now, valid_days=9)
         keys = {name: keyfile.new_key() for name in NAMES}
         from primia.identity.enrolment import make_request
@@ -237,6 +238,13 @@ class Consortium:
                 certificates=pems,
             )
         self.attempt = 0
+
+    def follow(self, plan: StudyPlan) -> None:
+        """The coordinator's plan, and models that its rounds can have made."""
+        self.plan = plan
+        made = dict(model(number, plan) for number in range(4))
+        self.models |= made
+        self.digests = tuple(made)
 
     def round_id(
         self, number: int = 1, kind: RoundKind = RoundKind.TRAIN, model: int = 0, **changes: Any

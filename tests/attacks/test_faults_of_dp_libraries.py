@@ -507,7 +507,7 @@ def test_the_ledger_charges_what_the_round_did(tmp_path: Path, monkeypatch, key,
     parts = {part: getattr(plan(), part).model_dump() for part in ("training", "privacy")}
     parts["training" if key in parts["training"] else "privacy"][key] = value
     consortium = Consortium(tmp_path, dict.fromkeys(NAMES, plan(**parts)))
-    consortium.plan = plan(**parts)
+    consortium.follow(plan(**parts))
     west = consortium.hospitals[SiteId("west")]
     west.tell(Train(consortium.round_id(1)))
     (row,) = west.ledger.rows()

@@ -693,7 +693,7 @@ def test_training_again_is_charged_and_counts_no_film(tmp_path: Path) -> None:
     # Real workers and the whole protocol: round 2 starts from the model of round 1.
     voted = consortium_plan(evaluation={"histogram_bins": 16, "vote_tolerance": 0.1})
     consortium = Consortium(tmp_path, dict.fromkeys(NAMES, voted))
-    consortium.plan = voted
+    consortium.follow(voted)
     west = consortium.hospitals[SiteId("west")]
     films = []
     for number, kind in [(1, RoundKind.TRAIN), (2, RoundKind.RETRAIN)]:

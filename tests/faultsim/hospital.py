@@ -15,6 +15,7 @@ import numpy as np
 from primia.config import plan_digest
 from primia.config.site import DataSource, SiteConfig
 from primia.errors import StateError, Unreachable
+from primia.federation.bounded import reach_of_step
 from primia.learning.terms import OnStep
 from primia.privacy import Ledger
 from primia.protocol.messages import RoundId, RoundKind
@@ -22,11 +23,12 @@ from primia.storage.blobs import Blobs
 from primia.types import Digest, Ring, SiteId, sha256
 from tests.faultsim.disk import SimDisk
 from tests.faultsim.network import SimLink
-from tests.faultsim.study import CAPS, CONTRIBUTION, METRICS, PARAMETERS, Study
+from tests.faultsim.study import CAPS, CONTRIBUTION, METRICS, OPTIMISER, PARAMETERS, Study
 from tests.faultsim.weather import Weather, until_restarted_s
 from tests.faultsim.world import Crash, Task, World, this_task
 from worker.approval import Person, Subject, approve, policy_of
 from worker.gate import ApprovalGate
+from worker.guard import ModelGuard
 from worker.link import Pause
 from worker.participant import Participant
 from worker.state import WorkerState
@@ -226,6 +228,17 @@ class Hospital:
             state=state,
             ledger=ledger,
             blobs=blobs,
+            guard=ModelGuard(
+                np.zeros(PARAMETERS, np.float32),
+                reach_of_step(
+                    OPTIMISER,
+                    CONTRIBUTION.longest_mean(plan.schedule.quorum),
+                    parameters=PARAMETERS,
+                    rounds=plan.rounds,
+                ),
+                state.models,
+                blobs,
+            ),
             site=self.site,
             now=lambda: datetime.fromtimestamp(self._clock(), UTC),
         )
