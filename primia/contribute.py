@@ -22,6 +22,7 @@ from primia.learning.local import train_locally
 from primia.learning.metrics import Counts, Metrics
 from primia.learning.models import FloatVector, Network, build_for
 from primia.learning.parallel import train_on_devices
+from primia.learning.step import Notice
 from primia.learning.terms import LocalTerms, OnStep, is_distributed
 from primia.privacy.discrete_gaussian import discrete_gaussian
 from primia.protocol.messages import RoundKind
@@ -44,12 +45,14 @@ def vector_of(
     on_step: OnStep = lambda _done, _of: None,
     entropy: Entropy = os.urandom,
     network: Network = build_for,
+    notice: Notice | None = None,
 ) -> tuple[Ring, int]:
     """The words that this site puts under its mask, and how many coordinates were clipped.
 
     weights: the model that the round starts from. accepts: asked where the plan has votes.
     entropy: of sampling, noise and rounding; several devices draw their own.
     network: what is trained; an audit, which evaluates nothing, trains another than the plan's.
+    notice: shown each clipped sum before it is noised, on one device; nothing of it may leave.
     Raises DataError when the films or the update cannot be used, PeerError for wrong weights.
     """
     terms, layout = LocalTerms.of(plan), metric_layout(plan)
@@ -62,7 +65,13 @@ def vector_of(
             # Bare until `encode` has added this site's share of noise: it is not kept.
             films, device = cohort.train, devices[0]
             update = clipped_sum(
-                terms, weights, films, device=device, entropy=entropy, network=network
+                terms,
+                weights,
+                films,
+                device=device,
+                entropy=entropy,
+                network=network,
+                notice=notice,
             )
             noise = partial(discrete_gaussian, entropy=entropy)
             on_step(1, terms.local_steps)
@@ -70,9 +79,15 @@ def vector_of(
             update = train_on_devices(terms, weights, cohort.train, devices, on_step=on_step).delta
         else:
             update = train_locally(
-                terms, weights, cohort.train, device=devices[0], on_step=on_step, entropy=entropy,
+                terms,
+                weights,
+                cohort.train,
+                device=devices[0],
+                on_step=on_step,
+                entropy=entropy,
                 network=network,
-            ).delta  # fmt: skip
+                notice=notice,
+            ).delta
     weighed = plan.aggregation.weighting == "patients"
     try:
         return contribution.encode(

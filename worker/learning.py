@@ -11,10 +11,11 @@ from primia.contribute import vector_of
 from primia.federation.contribution import Contribution
 from primia.federation.optimiser import unpack_weights
 from primia.imaging.dataset import Cohort
+from primia.learning.clipped import ClippedSum
 from primia.learning.terms import OnStep
 from primia.protocol.messages import RoundId
 from primia.types import Ring
-from worker.state import WorkerState
+from worker.state import DOMINATED, WorkerState
 
 log = structlog.get_logger()
 
@@ -43,10 +44,20 @@ class FilmLearning:
             devices=self.devices,
             accepts=lambda auc: self.accepts(round_id, auc),
             on_step=on_step,
+            notice=self._look_at,
         )
         if clipped:
             log.warning("update_clipped", round=round_id.number, coordinates=clipped)
         return vector
+
+    def _look_at(self, batch: ClippedSum) -> None:
+        """Remember that one patient outweighed the others in a sum, for `primia-worker doctor`.
+
+        It follows from one patient, so it is in no log, metric or message, and stops nothing: a
+        refusal would be heard outside (docs/adr/0016-models-a-site-takes.md).
+        """
+        if batch.is_dominated:
+            self.state.note(DOMINATED, "1")
 
     def accepts(self, round_id: RoundId, auc: float) -> bool:
         """Whether this site accepts the round's model, by its AUC here.

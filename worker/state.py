@@ -67,6 +67,8 @@ _MIGRATIONS = [
     guard.SCHEMA,
 ]
 
+DOMINATED = "dominated"
+"""Noted once a step's clipped sum was mostly one patient's; it never leaves, and is not logged."""
 
 PROMISE_EVENTS = {
     "KeysMade": "keys_made",

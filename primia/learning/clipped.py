@@ -26,6 +26,9 @@ Each from its own row alone: a loss divided by a count over the batch has this s
 bound would not hold. That cannot be seen here."""
 
 
+FEW = 8
+"""Units in a batch under which nothing is said of one that dominates."""
+
 Prepare = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -36,12 +39,25 @@ class ClippedSum:
     gradients: one tensor for each trainable parameter, in the order of `model.parameters()`.
     units: how many units were in the batch; within: how many needed no clipping;
     dropped: how many had a gradient that is not finite, and count as zero.
+    longest: the largest norm of one unit's clipped gradient; together: the norms of all, added.
     """
 
     gradients: list[torch.Tensor]
     units: int
     within: int
     dropped: int
+    longest: float = 0.0
+    together: float = 0.0
+
+    @property
+    def is_dominated(self) -> bool:
+        """Whether one unit's clipped gradient is longer than the sum of the others can be.
+
+        Then it is longer than that sum, whose norm is at most the norms added: the ratio of the two
+        (D-SNR, Garov et al., ICLR 2024) is above one. Never of fewer than `FEW` units, of which one
+        may outweigh the rest by chance.
+        """
+        return self.units >= FEW and self.longest > self.together - self.longest
 
 
 class PerUnitClipping:
@@ -115,6 +131,7 @@ class PerUnitClipping:
             self._probe(inputs)
         totals: dict[nn.Parameter, torch.Tensor] = {}
         units = within = dropped = 0
+        longest = together = 0.0
         for part in physical_batches(unit, self.physical_batch or 1):
             rows = part.rows.to(inputs.device)
             prepared = self._prepare(inputs[rows])
@@ -124,12 +141,15 @@ class PerUnitClipping:
                 finite = torch.isfinite(squared.sum(0))
                 real = torch.arange(part.units, device=squared.device) < part.real
                 factors = torch.where(finite & real, clipping.factors(squared), 0.0)
+                norms = (factors.square() * squared).sum(0)[finite & real].sqrt()
                 dropped_here = None if bool(finite.all()) else ~finite
                 for parameter, total in book.weighted_sums(factors, dropped_here):
                     if parameter in totals:
                         totals[parameter] += total
                     else:
                         totals[parameter] = total
+            if norms.numel():
+                longest, together = max(longest, float(norms.max())), together + float(norms.sum())
             units += part.real
             within += int((real & (factors >= 1.0).all(0)).sum())
             dropped += int((real & ~finite).sum())
@@ -137,7 +157,7 @@ class PerUnitClipping:
             totals[p].to(p.dtype).contiguous() if p in totals else p.new_zeros(p.shape)
             for p in self.parameters
         ]
-        return ClippedSum(gradients, units, within, dropped)
+        return ClippedSum(gradients, units, within, dropped, longest, together)
 
     def _probe(self, inputs: torch.Tensor) -> None:
         """Try the model on made-up rows, in two numbers of them: a dimension that is not the

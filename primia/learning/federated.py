@@ -21,6 +21,7 @@ from primia.learning.clipped import PerUnitClipping
 from primia.learning.local import loss_of_each, private_step, starting_model, to_input, views
 from primia.learning.models import FloatVector, Network, build_for
 from primia.learning.noise import Entropy
+from primia.learning.step import Notice
 from primia.learning.terms import LocalTerms
 
 
@@ -32,12 +33,14 @@ def clipped_sum(
     device: str = "cpu",
     entropy: Entropy = os.urandom,
     network: Network = build_for,
+    notice: Notice | None = None,
 ) -> FloatVector:
     """The clipped gradients of one step's patients, summed: float32 (parameters,), no noise.
 
     Adding or removing one patient changes it by `clip_norm` at most in L2 norm. Zero where the
     plan's model does not learn, and everywhere when nobody was drawn.
 
+    notice: shown the clipped sum, as `PrivateStep` does.
     Raises as `train_locally`; ConfigError for a model that cannot be trained privately.
     """
     model = starting_model(terms, weights, films, network).to(device)
@@ -47,6 +50,8 @@ def clipped_sum(
     rows = views(step.draw(films.patient_count), terms, films, entropy)
     found = clipped.sum(step.clipping, loss_of_each, *rows)
     gradients = dict(zip(clipped.parameters, found.gradients, strict=True))
+    if notice is not None:
+        notice(found)
     parts = [gradients.get(p, torch.zeros_like(p)).flatten() for p in model.parameters()]
     return torch.cat(parts).detach().float().cpu().numpy()
 

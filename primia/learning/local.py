@@ -20,7 +20,7 @@ from primia.learning.clipping import clipping_by_name
 from primia.learning.models import FloatVector, Network, build_for, flatten, load_flat
 from primia.learning.noise import Entropy
 from primia.learning.sampling import Indices, films_of
-from primia.learning.step import PrivateStep
+from primia.learning.step import Notice, PrivateStep
 from primia.learning.terms import LocalTerms, OnStep
 
 _PLAIN_BATCH = 64  # films at a time without privacy
@@ -50,6 +50,7 @@ def train_locally(
     entropy: Entropy = os.urandom,
     group: dist.ProcessGroup | None = None,
     network: Network = build_for,
+    notice: Notice | None = None,
 ) -> LocalUpdate:
     """Train on the site's films, starting from the global `weights`.
 
@@ -59,6 +60,7 @@ def train_locally(
     round, so nothing but the weights is carried from one round to the next.
 
     group: processes with the same films that share each step, see `parallel`; privacy only.
+    notice: shown each step's clipped sum, as `PrivateStep` does.
 
     Raises PeerError when `weights` do not fit the plan's model, DataError when the films do not.
     """
@@ -67,7 +69,9 @@ def train_locally(
     optimiser = torch.optim.SGD(learning, lr=terms.learning_rate, momentum=terms.momentum)
     prepare = partial(to_input, channels=terms.model.channels, device=device)
     gradients = (
-        _private_gradients(model, terms, films, prepare, entropy, group)
+        _private_gradients(
+            model, terms, films, prepare, private_step(terms, entropy, group, notice)
+        )
         if terms.privacy
         else _plain_gradients(model, terms, films, prepare, entropy)
     )
@@ -116,19 +120,20 @@ def _private_gradients(
     terms: LocalTerms,
     films: Films,
     prepare: Prepare,
-    entropy: Entropy,
-    group: dist.ProcessGroup | None,
+    step: PrivateStep,
 ) -> Gradients:
     """The noised gradient of each step. An empty batch is noise alone, and counts like any."""
-    step = private_step(terms, entropy, group)
     clipped = PerUnitClipping(model, prepare=prepare)
     for _ in range(terms.local_steps):
-        rows = views(step.draw(films.patient_count), terms, films, entropy)
+        rows = views(step.draw(films.patient_count), terms, films, step.entropy)
         yield step.noised_mean(clipped, loss_of_each, *rows)
 
 
 def private_step(
-    terms: LocalTerms, entropy: Entropy, group: dist.ProcessGroup | None = None
+    terms: LocalTerms,
+    entropy: Entropy,
+    group: dist.ProcessGroup | None = None,
+    notice: Notice | None = None,
 ) -> PrivateStep:
     """The step of DP-SGD that the terms describe. Raises ConfigError as `PrivateStep`."""
     assert terms.privacy is not None
@@ -139,6 +144,7 @@ def private_step(
         divisor=terms.expected_patients,
         entropy=entropy,
         group=group,
+        notice=notice,
     )
 
 

@@ -22,6 +22,8 @@ from primia.learning.noise import Entropy, add_gaussian
 from primia.learning.sampling import Indices, poisson_patients
 from primia.privacy import DpSgd, gradient_noise_multiplier
 
+Notice = Callable[[ClippedSum], None]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PrivateStep:
@@ -34,6 +36,7 @@ class PrivateStep:
         private.
     group: processes that share one logical batch, each with a part of the drawn units; the first
         one draws and adds the noise, once.
+    notice: shown each clipped sum before it is noised; what it makes of it must not leave.
 
     Raises ConfigError for terms out of range.
     """
@@ -44,6 +47,7 @@ class PrivateStep:
     divisor: float
     entropy: Entropy = os.urandom
     group: dist.ProcessGroup | None = None
+    notice: Notice | None = None
 
     def __post_init__(self) -> None:
         if not (self.divisor > 0 and math.isfinite(self.divisor)):
@@ -106,6 +110,8 @@ class PrivateStep:
             pay()
             raise
         pay()
+        if self.notice is not None:
+            self.notice(batch)
         gradients = batch.gradients
         first = self.group is None or dist.get_rank(self.group) == 0
         sigma = self.gradient_noise * self.clipping.clip_norm

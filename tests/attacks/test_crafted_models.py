@@ -9,6 +9,7 @@ sum (arXiv 2406.15731).
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -323,3 +324,52 @@ def test_no_model_with_batch_statistics_is_built_on_a_workers_way(
         first_weights(plan())  # what a worker does before it takes part
     with pytest.raises(ConfigError, match="statistics over a batch"):
         build_for(plan().model)  # what each round's local work does
+
+
+# --- one patient who outweighs the others -------------------------------------------------------
+
+
+def everybody_drawn(folder: Path) -> tuple[Consortium, Hospital]:
+    """A site that draws all of its patients in each step; one of them alone has class 0."""
+    training = {
+        "patient_sampling_rate": 1.0, "local_steps": 1, "expected_patients": 10,
+        "learning_rate": 0.1,
+    }  # fmt: skip
+    made = plan(training=training)
+    consortium = Consortium(folder, {"west": made})
+    consortium.follow(made)
+    west = consortium.hospitals[SiteId("west")]
+    train = west.cohort.train
+    labels = (np.arange(len(train.labels)) != 4).astype(train.labels.dtype)
+    west.cohort = replace(west.cohort, train=replace(train, labels=labels))
+    west.start()
+    return consortium, west
+
+
+def test_a_step_of_mostly_one_patient_is_noted_here_and_told_to_nobody(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    consortium, west = everybody_drawn(tmp_path)
+    first = first_weights(west.plan)
+    assert takes(ask(consortium, west, 1, first)[1])
+    assert west.state.noted(state.DOMINATED) is None  # nobody outweighs the others in model 0
+    honest_answers = [type(a) for a in west.link.answers]
+
+    crafted = first.copy()
+    crafted[-1] += 100.0  # class 1 beyond doubt: only the patient of class 0 has a gradient
+    asked = sha256(pack_weights(crafted))
+    west.state.accept_model(asked, name="A. Steward", role="steward", account="steward")
+    lines = len(west.state.audit.path.read_text().splitlines())
+    capsys.readouterr()
+    assert takes(ask(consortium, west, 2, crafted)[1])
+    assert west.state.noted(state.DOMINATED) == "1"
+
+    assert [type(a) for a in west.link.answers] == 2 * honest_answers
+    events = [
+        json.loads(line)["event"] for line in west.state.audit.path.read_text().splitlines()[lines:]
+    ]
+    assert events == ["charged"]
+    said = capsys.readouterr()
+    logged = [line.split("]")[1].split()[0] for line in said.out.splitlines() if "]" in line]
+    assert logged == ["working", "model_accepted", "charged"]
+    assert "dominat" not in said.out + said.err

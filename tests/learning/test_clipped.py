@@ -110,3 +110,33 @@ def test_the_physical_batch_found_by_itself_is_kept_and_draws_nothing_from_the_g
     torch.set_rng_state(before)
     other = clipped.sum(Flat(1.0), loss, x, torch.zeros(5)).gradients
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def dominated(norms, *, physical=64, bound=1.0):
+    """Of units whose gradients have these norms, before clipping."""
+    x = torch.tensor(norms)[:, None]
+    clipped = PerUnitClipping(nn.Sequential(nn.Linear(1, 1, bias=False)), physical_batch=physical)
+    return clipped.sum(Flat(bound), lambda o, _: o[:, 0], x, torch.zeros(len(norms)))
+
+
+@pytest.mark.parametrize("physical", [1, 3, 64])
+def test_a_unit_longer_than_all_others_added_dominates_the_clipped_sum(physical):
+    assert dominated([300.0, *[0.1] * 9], physical=physical).is_dominated
+    assert dominated([0.1] * 9 + [0.95], physical=physical).is_dominated
+    assert not dominated([300.0, *[0.2] * 9], physical=physical).is_dominated  # 1 against 1.8
+    assert not dominated([300.0, 300.0, *[0.0] * 8], physical=physical).is_dominated  # two alike
+    assert not dominated([0.0] * 10, physical=physical).is_dominated
+
+
+def test_clipped_norms_decide_who_dominates_and_broken_units_count_for_nothing():
+    found = dominated([300.0, math.nan, *[0.05] * 8], bound=1.0)
+    assert found.is_dominated
+    assert found.longest == pytest.approx(1.0, abs=2e-3)
+    assert found.together == pytest.approx(1.4, abs=2e-3)
+    assert not dominated([300.0, *[0.05] * 8], bound=0.3).is_dominated
+
+
+def test_of_few_units_nobody_is_said_to_dominate():
+    assert not dominated([1.0]).is_dominated
+    assert not dominated([1.0, *[0.0] * 6]).is_dominated
+    assert dominated([1.0, *[0.0] * 7]).is_dominated

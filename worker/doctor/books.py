@@ -14,7 +14,7 @@ from primia.types import Digest
 from worker.books import open_ledger
 from worker.doctor.visit import Seen
 from worker.home import SiteIdentity
-from worker.state import WorkerState
+from worker.state import DOMINATED, WorkerState
 from worker.work import check_books
 
 _TRIES = 3
@@ -57,3 +57,19 @@ def of_one_age(folder: Path, config: SiteConfig, identity: SiteIdentity) -> Seen
         finally:
             state.close()
     return Seen(None, "ledger, database and audit log agree")
+
+
+def sums(folder: Path, disk: Disk) -> Seen[None]:
+    """Whether one patient has outweighed all others in a step; see `worker.learning`."""
+    state = WorkerState(folder, disk=disk)
+    try:
+        dominated = state.noted(DOMINATED) is not None
+    finally:
+        state.close()
+    concern = (
+        "in a step of this study one patient's gradient was longer than all others' together. ε "
+        "holds, for the noise covers it. A mislabelled or odd film does this, and so does a model "
+        "made to single one out: check the labels, and ask the lead what the rounds looked like. "
+        "For this hospital's eyes alone"
+    )
+    return Seen(None, "no patient outweighed the others in a step", concern if dominated else "")

@@ -36,6 +36,7 @@ def examine(
         "folder and keys", "Close what is open to others",
         lambda: folder.modes(state, config), needs=home,
     )  # fmt: skip
+    look("sums", "Look at labels and models", lambda: books.sums(state, disk), needs=home)
     identity = look(
         "identity", "Mend this site's identity", lambda: folder.identity(state, disk), needs=home
     )

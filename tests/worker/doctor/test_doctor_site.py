@@ -29,7 +29,7 @@ from worker.doctor import films as film_checks
 from worker.doctor import machine
 from worker.doctor.report import must_mend, render
 from worker.doctor.visit import Seen, State, Visit
-from worker.state import WorkerState
+from worker.state import DOMINATED, WorkerState
 
 
 def charge(hospital: Hospital, steps: int = 1) -> None:
@@ -366,3 +366,17 @@ def test_the_deep_doctor_audits_the_approved_plan_on_this_machine(
     assert fault.name == "audit"
     assert "more is shown than was claimed" in fault.text
     assert "do not train on this machine" in fault.text
+
+
+def test_a_patient_who_outweighed_the_others_is_told_here_without_figures(
+    hospital: Hospital,
+) -> None:
+    assert next(f for f in hospital.examine().findings if f.name == "sums").state is State.WELL
+    book = WorkerState(hospital.state)
+    book.note(DOMINATED, "1")
+    book.close()
+    visit = hospital.examine()
+    found = next(f for f in visit.findings if f.name == "sums")
+    assert found.state is State.LOOK
+    assert not must_mend(visit)
+    assert not any(c.isdigit() for c in found.text)
