@@ -182,8 +182,9 @@ class Hospitals:
 
     def loss(self, work: Work, patients: int) -> float | None:
         """How far the encoded update is from what was learned, in steps of the encoding; None where
-        the plan itself shortens updates, or noise is added after rounding."""
-        if work.update is None or work.clipped or self.fixed.update_norm is not None:
+        it was shortened to the plan's norm, or noise is added after rounding."""
+        most = math.inf if self.fixed.update_norm is None else self.fixed.update_norm
+        if work.update is None or work.clipped or float(np.linalg.norm(work.update)) > most:
             return None
         read = self.fixed.decode(work.vector.copy(), contributors=1).mean_update
         weighed = self.plan.aggregation.weighting == "patients"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -70,7 +70,11 @@ def train_locally(
     prepare = partial(to_input, channels=terms.model.channels, device=device)
     gradients = (
         _private_gradients(
-            model, terms, films, prepare, private_step(terms, entropy, group, notice)
+            model,
+            terms,
+            films,
+            prepare,
+            replace(private_step(terms, entropy, group), notice=notice),
         )
         if terms.privacy
         else _plain_gradients(model, terms, films, prepare, entropy)
@@ -130,10 +134,7 @@ def _private_gradients(
 
 
 def private_step(
-    terms: LocalTerms,
-    entropy: Entropy,
-    group: dist.ProcessGroup | None = None,
-    notice: Notice | None = None,
+    terms: LocalTerms, entropy: Entropy, group: dist.ProcessGroup | None = None
 ) -> PrivateStep:
     """The step of DP-SGD that the terms describe. Raises ConfigError as `PrivateStep`."""
     assert terms.privacy is not None
@@ -144,7 +145,6 @@ def private_step(
         divisor=terms.expected_patients,
         entropy=entropy,
         group=group,
-        notice=notice,
     )
 
 
