@@ -26,6 +26,7 @@ from primia.learning.clipped import PerUnitClipping
 from primia.learning.local import loss_of_each, private_step, to_input
 from primia.learning.step import PrivateStep
 from primia.learning.terms import LocalTerms, Privacy
+from primia.secagg.encoding import decode_sum
 from primia.study import contribution
 
 Gradient = list[torch.Tensor]
@@ -56,6 +57,16 @@ class Rows:
         return int(torch.unique(self.patients).numel())
 
 
+def privacy_of(terms: LocalTerms) -> Privacy:
+    """Clip and noise. Raises ConfigError for `privacy: none`."""
+    if terms.privacy is None:
+        raise ConfigError(
+            "the plan says privacy: none, so there is no clipping or noise to attack; every update "
+            "is a plain one"
+        )
+    return terms.privacy
+
+
 class Releases:
     """One network under one plan: the same step's gradient, released in different ways.
 
@@ -72,12 +83,7 @@ class Releases:
     @property
     def privacy(self) -> Privacy:
         """Clip and noise of the plan. Raises ConfigError for `privacy: none`."""
-        if self.terms.privacy is None:
-            raise ConfigError(
-                "the plan says privacy: none, so there is no clipping or noise to attack; every "
-                "update is a plain one"
-            )
-        return self.terms.privacy
+        return privacy_of(self.terms)
 
     def plain(self, rows: Rows) -> Gradient:
         """Without any protection: the sum over rows of the gradients of their losses."""
@@ -128,7 +134,19 @@ class Releases:
         ]
         found = masked_sum(self.plan, fixed, vectors, entropy=self._entropy)
         total = found.aggregate.mean_update * (len(vectors) / scale)
-        return self.spread(total), found
+        return self._spread(total), found
+
+    def one_upload(self, gradients: Sequence[Gradient]) -> Gradient:
+        """What the coordinator holds of the first site before the sum is opened, read as if it
+        were no masked vector."""
+        fixed = self._contribution()
+        _, found = self.masked(gradients)
+        words = fixed.layout.split(found.uploads[0])["update"]
+        return self._spread(
+            decode_sum(
+                words, bits=fixed.bits, value_range=fixed.value_range, ring_bits=fixed.wire_bits
+            )
+        )
 
     def _contribution(self) -> Contribution:
         """As the plan says, for this network and equal weights; noise is none of its matters."""
@@ -149,7 +167,7 @@ class Releases:
         parts = [of.get(p, torch.zeros_like(p)).flatten() for p in self.model.parameters()]
         return torch.cat(parts).detach().numpy()
 
-    def spread(self, flat: npt.NDArray[np.floating]) -> Gradient:
+    def _spread(self, flat: npt.NDArray[np.floating]) -> Gradient:
         """The inverse: a vector over all weights as the gradient of those that learn."""
         gradient, start = [], 0
         for p in self.model.parameters():

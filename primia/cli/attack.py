@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from primia.cli import attack_labels, attack_membership
+from primia.cli import attack_imprint, attack_invert, attack_labels, attack_membership
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,5 +17,7 @@ def attack() -> None:
     """Attack updates and models as a curious coordinator would, and see what it gets."""
 
 
+app.command("imprint")(attack_imprint.imprint)
+app.command("invert")(attack_invert.invert)
 app.command("labels")(attack_labels.labels)
 app.command("membership")(attack_membership.membership)

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from primia.cli.attack_options import Data, Model, Plan, Seed, Size
 from primia.cli.console import Json, err
 from primia.cli.findings import Out, show
-
-Plan = Annotated[Path | None, typer.Option(help="The plan, YAML; else the demonstration's.")]
-Data = Annotated[
-    Path | None, typer.Option(help="Your own films: an NPZ, a CSV or a folder; else synthetic.")
-]
-Model = Annotated[
-    Path | None, typer.Option(help="Weights of an export; else those a study begins with.")
-]
-Size = Annotated[int | None, typer.Option(min=28, max=512, help="Pixels, in place of the plan's.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of films and trials; noise stays secret.")]
 
 
 def labels(
