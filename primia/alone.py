@@ -25,6 +25,7 @@ from primia.learning.terms import LocalTerms
 from primia.study import metric_layout, optimiser
 
 _LOOKS = 20  # at the validation films, at most
+_NO_NOISE = 1e-9  # in clip norms: far below what a float32 weight can hold
 
 OnRound = Callable[[int, int], None]
 """Called after each round with (rounds done, rounds of the plan)."""
@@ -46,14 +47,17 @@ def train_alone(
 ) -> FloatVector:
     """Weights after the plan's rounds with this site as the only one, the best of them here.
 
-    First weights, steps, rates and the server's step are the plan's. private: with its clipping
-    and its noise, all of which this site then adds; else by ordinary mini-batches. The best is by
-    the AUC on the validation films, as a study's best model is: if that flatters, then this one.
+    First weights, steps, rates and the server's step are the plan's. private: with its noise, all
+    of which this site then adds; else with none to speak of. Patients are clipped either way, as
+    the plan says: its rates suit clipped gradients, and without clipping the same rates may train
+    badly. The best is by the AUC on the validation films, as a study's best model is: if that
+    flatters, then this one.
+
     Raises DataError, ConfigError as `train_locally` does.
     """
     terms = LocalTerms.of(plan)
-    if not private:
-        terms = replace(terms, privacy=None)
+    if not private and terms.privacy is not None:
+        terms = replace(terms, privacy=replace(terms.privacy, noise_multiplier=_NO_NOISE))
     layout, server = metric_layout(plan), optimiser(plan)
     state = ServerState.start(first_weights(plan), server)
     best, highest = state.weights, -math.inf

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -43,8 +44,9 @@ METHOD = (
     "bound of n patients of whom none failed. Calibration: 10 even stretches of "
     "probability. Points chosen for a sensitivity or a specificity were read off these same films."
 )
-WITHOUT_PRIVACY = "this hospital alone, without privacy"
-WITH_PRIVACY = "this hospital alone, with the plan's privacy"
+Alone = Literal["none", "plain", "both"]
+WITHOUT_NOISE = "this hospital alone, without noise"
+WITH_NOISE = "this hospital alone, with the plan's noise"
 
 
 def site_quality(
@@ -54,32 +56,33 @@ def site_quality(
     *,
     site: str,
     device: str = "cpu",
-    compare: bool = True,
+    alone: Alone = "both",
     replicates: int = REPLICATES,
     seed: int = SEED,
     on_round: OnRound = lambda _done, _of: None,
 ) -> SiteQuality:
     """Judge `weights` on the validation films, against models trained here alone.
 
-    compare: train these, with the plan's privacy and without, for as long as the study did here.
+    alone: which of these to train: without noise, with the plan's, too, or none. Each takes as long
+        as the study's training did here.
     on_round: called after each of their rounds. Raises PeerError for weights that do not fit the
     plan, DataError for films.
     """
     terms, films = LocalTerms.of(plan), cohort.validation
     logits = predict(terms, weights, films, device=device)
     others = {}
-    for name, private in _alone(plan) if compare else ():
-        alone = train_alone(plan, cohort, private=private, device=device, on_round=on_round)
-        others[name] = predict(terms, alone, films, device=device)
-    found = judge(plan.model.classes, films, logits, others, replicates=replicates, seed=seed)
+    for name, private in _models(plan, alone):
+        found = train_alone(plan, cohort, private=private, device=device, on_round=on_round)
+        others[name] = predict(terms, found, films, device=device)
+    judged = judge(plan.model.classes, films, logits, others, replicates=replicates, seed=seed)
     return SiteQuality(
         site=site,
         study=plan.study,
         plan=plan_digest(plan),
         model=sha256(pack_weights(weights)),
-        quality=found.quality,
-        comparisons=found.comparisons,
-        design_effect=found.design_effect,
+        quality=judged.quality,
+        comparisons=judged.comparisons,
+        design_effect=judged.design_effect,
         replicates=replicates,
         seed=seed,
         shared=False,
@@ -87,10 +90,12 @@ def site_quality(
     )
 
 
-def _alone(plan: StudyPlan) -> Sequence[tuple[str, bool]]:
+def _models(plan: StudyPlan, alone: Alone) -> Sequence[tuple[str, bool]]:
     """The local models that a study's model is held against: (name, private)."""
-    plain = (WITHOUT_PRIVACY, False)
-    return (plain,) if plan.privacy == "none" else (plain, (WITH_PRIVACY, True))
+    if alone == "none":
+        return ()
+    bare = (WITHOUT_NOISE, False)
+    return (bare,) if alone == "plain" or plan.privacy == "none" else (bare, (WITH_NOISE, True))
 
 
 @dataclass(frozen=True)
@@ -269,7 +274,7 @@ def _comparison(name: str, ours: Replicates, other: Replicates, patients: int) -
     low, high = reach or (None, None)
     return Comparison(
         name=name,
-        private=name == WITH_PRIVACY,
+        private=name == WITH_NOISE,
         auc=_estimate(other, patients),
         difference=Estimate(_known(value), low, high),
     )

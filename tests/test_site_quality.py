@@ -23,7 +23,7 @@ from primia.learning.metrics import Floats
 from primia.learning.terms import LocalTerms
 from primia.pooled_quality import pooled_quality
 from primia.report.quality import Quality, from_json, to_json
-from primia.site_quality import WITH_PRIVACY, WITHOUT_PRIVACY, judge, site_quality
+from primia.site_quality import WITH_NOISE, WITHOUT_NOISE, judge, site_quality
 from primia.types import sha256
 
 
@@ -135,8 +135,8 @@ def test_the_studys_model_is_held_against_models_of_this_site_alone(cohort: Coho
     weights = train_alone(study, cohort, private=False)
     found = site_quality(study, cohort, weights, site="site-a", replicates=100)
     assert [(c.name, c.private) for c in found.comparisons] == [
-        (WITHOUT_PRIVACY, False),
-        (WITH_PRIVACY, True),
+        (WITHOUT_NOISE, False),
+        (WITH_NOISE, True),
     ]
     assert (found.plan, found.model) == (plan_digest(study), sha256(pack_weights(weights)))
     assert found.quality.patients == 40
@@ -151,8 +151,8 @@ def test_the_studys_model_is_held_against_models_of_this_site_alone(cohort: Coho
 def test_a_plan_without_privacy_is_compared_without(cohort: Cohort) -> None:
     study = plan(privacy="none")
     found = site_quality(study, cohort, first_weights(study), site="site-a", replicates=20)
-    assert [c.name for c in found.comparisons] == [WITHOUT_PRIVACY]
+    assert [c.name for c in found.comparisons] == [WITHOUT_NOISE]
     bare = site_quality(
-        study, cohort, first_weights(study), site="site-a", replicates=20, compare=False
+        study, cohort, first_weights(study), site="site-a", replicates=20, alone="none"
     )
     assert bare.comparisons == ()

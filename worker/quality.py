@@ -23,7 +23,7 @@ from primia.inference.trained import read_export
 from primia.learning.models import FloatVector, flatten
 from primia.learning.parallel import use_threads
 from primia.report.quality import SiteQuality, from_json, shareable, to_json
-from primia.site_quality import REPLICATES, SEED, site_quality
+from primia.site_quality import REPLICATES, SEED, Alone, site_quality
 from primia.types import sha256
 from worker.approval import Person, Subject, check, policy_of
 from worker.books import open_ledger, site_key
@@ -43,7 +43,7 @@ class Wishes:
 
     export: Path
     model: Path | None = None
-    compare: bool = True
+    alone: Alone = "both"
     replicates: int = REPLICATES
     seed: int = SEED
 
@@ -66,18 +66,18 @@ def measure(
     config, identity = load_site(config_file), load(folder)
     plan = exported_plan(wishes.export)
     weights = _weights(wishes, plan)
-    if wishes.compare:
+    if wishes.alone != "none":
         check_hours(config.caps.hours, now())
     use_threads(config.compute.threads)
     hold_memory(config.caps.max_memory_gib)
-    cohort = _cohort(folder, config, plan, compare=wishes.compare)
+    cohort = _cohort(folder, config, plan, trains=wishes.alone != "none")
     found = site_quality(
         plan,
         cohort,
         weights,
         site=identity.site,
         device=devices_of(config.compute)[0],
-        compare=wishes.compare,
+        alone=wishes.alone,
         replicates=wishes.replicates,
         seed=wishes.seed,
         on_round=on_round,
@@ -151,7 +151,7 @@ def _weights(wishes: Wishes, plan: StudyPlan) -> FloatVector:
     return flatten(model)
 
 
-def _cohort(folder: Path, config: SiteConfig, plan: StudyPlan, *, compare: bool) -> Cohort:
+def _cohort(folder: Path, config: SiteConfig, plan: StudyPlan, *, trains: bool) -> Cohort:
     """The films that this site's rounds used, if the plan is theirs and they are still approved."""
     digest, key = plan_digest(plan), site_key(folder, config)
     state = WorkerState(folder)
@@ -167,7 +167,7 @@ def _cohort(folder: Path, config: SiteConfig, plan: StudyPlan, *, compare: bool)
             cohort = read_cohort(folder, config, plan, key, ledger)
         manifest = cohort.manifest
         assert manifest is not None
-        if compare:
+        if trains:
             films, patients = len(manifest.entries), manifest.patients
             check(state, Subject(digest, manifest.digest, policy_of(config), films, patients))
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,14 @@ app = typer.Typer(
 )
 
 
+class AloneOption(StrEnum):
+    """As `primia.site_quality.Alone`."""
+
+    NONE = "none"
+    PLAIN = "plain"
+    BOTH = "both"
+
+
 @app.command()
 def measure(
     export: Annotated[
@@ -28,14 +37,13 @@ def measure(
     model: Annotated[
         Path | None, typer.Option(help="Judge this exported model; default: the best one.")
     ] = None,
-    compare: Annotated[
-        bool,
+    alone: Annotated[
+        AloneOption,
         typer.Option(
-            "--compare/--no-compare",
-            help="Train models on this hospital's films alone and hold the study's against them; "
-            "takes as long as the study's training did here, twice.",
+            help="Hold the model against models of this hospital alone: without noise (plain), "
+            "with the plan's noise, too (both), or none. Each trains as long as the study did here."
         ),
-    ] = True,
+    ] = AloneOption.BOTH,
     replicates: Annotated[
         int, typer.Option(min=1000, max=100_000, help="Draws of patients for the intervals.")
     ] = 2000,
@@ -46,7 +54,7 @@ def measure(
     from worker.quality import Wishes
     from worker.quality import measure as measured
 
-    wishes = Wishes(export, model, compare, replicates, seed)
+    wishes = Wishes(export, model, alone.value, replicates, seed)
     with _bar() as bar:
         shown = bar.add_task("films", total=None)
 

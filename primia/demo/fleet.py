@@ -23,10 +23,10 @@ def command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", module, *arguments]
 
 
-def call(module: str, *arguments: str) -> str:
+def call(module: str, *arguments: str, timeout_s: float = 300) -> str:
     """Run one command to its end; its standard output. Raises StateError with its last lines."""
     done = subprocess.run(
-        command(module, *arguments), capture_output=True, text=True, timeout=300, check=False
+        command(module, *arguments), capture_output=True, text=True, timeout=timeout_s, check=False
     )
     if done.returncode != 0:
         raise StateError(f"{module} {arguments[0]} failed: {done.stderr.strip()[-500:]}")

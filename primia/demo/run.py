@@ -71,7 +71,34 @@ def run(folder: Path, wishes: Wishes, console: Console) -> Path:
     result = folder / "result"
     with console.status("writing the report"):
         call("coordinator", "export", str(result), "--state", str(folder / "coordinator"))
+    with console.status("each hospital measures the model on its own films"):
+        _measure(folder, names, result, console)
     return result
+
+
+def _measure(folder: Path, names: list[str], result: Path, console: Console) -> None:
+    """Each hospital's quality, and the form that it hands on, for the report."""
+
+    def one(name: str) -> Path | None:
+        state, shared = ("--state", str(folder / name)), folder / "shared" / f"{name}.json"
+        config = ("--config", str(folder / f"{name}.yaml"))
+        call(
+            "worker", "quality", "measure", str(result), *config, *state, "--alone", "plain",
+            "--json", timeout_s=86400,  # it trains
+        )  # fmt: skip
+        try:
+            call(
+                "worker", "quality", "share", str(shared), *state, "--as", "demonstration", "--json"
+            )
+        except StateError as err:  # too few patients for a file that leaves
+            console.print(f"{name}: {err}", soft_wrap=True, markup=False)
+            return None
+        return shared
+
+    with ThreadPoolExecutor(2) as pool:
+        handed = [str(path) for path in pool.map(one, names) if path is not None]
+    if handed:
+        call("primia", "report", str(result), *[x for p in handed for x in ("--site-quality", p)])
 
 
 def _recipe(wishes: Wishes) -> Recipe:

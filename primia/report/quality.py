@@ -123,7 +123,7 @@ class Comparison:
     """The study's model against one that was trained at this site alone.
 
     difference: AUC of the study's model minus `auc`, by the same resampled patients.
-    private: whether the local model was trained with the plan's clipping and noise.
+    private: whether the local model was trained with the plan's noise.
     """
 
     name: str

@@ -64,7 +64,7 @@ def _figures(found: SiteQuality) -> Table:
 def _classes(quality: Quality) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=Text("each class against the rest"))
     table.add_column("class")
-    for name in ("films", "patients", "AUC", "average precision", "Brier", "ECE"):
+    for name in ("films", "patients", "AUC", "average precision", "share", "Brier", "ECE"):
         table.add_column(name, justify="right")
     for one in quality.classes:
         table.add_row(
@@ -72,7 +72,8 @@ def _classes(quality: Quality) -> Table:
             _count(one.films),
             _count(one.patients),
             estimate_text(one.auc),
-            f"{estimate_text(one.average_precision)}; guess {_number(one.prevalence)}",
+            estimate_text(one.average_precision),
+            _number(one.prevalence),
             _number(one.brier),
             _number(one.ece),
         )
@@ -95,7 +96,7 @@ def _thresholds(quality: Quality) -> Table:
                 Text(clean(point.name) + ("*" if point.chosen_here else "")),
                 f"{point.threshold:.2f}",
                 *(
-                    estimate_text(e, 2)
+                    estimate_text(e, 2).replace(" (", "\n(").replace(" to ", "–")
                     for e in (point.sensitivity, point.specificity, point.ppv, point.npv)
                 ),
             )

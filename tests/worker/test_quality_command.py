@@ -125,7 +125,7 @@ def test_without_training_no_approval_is_asked_for(
 ) -> None:
     take_back(hospital, export)
     set_hours(hospital, export)
-    wishes = Wishes(export, compare=False, replicates=1000)
+    wishes = Wishes(export, alone="none", replicates=1000)
     found = measure(hospital.state, hospital.site_file, wishes, now=lambda: NOON)
     assert found.comparisons == ()
 
@@ -166,7 +166,7 @@ def run(hospital: Hospital, *arguments: str) -> Result:
 def test_what_is_handed_on_is_rounded_and_stands_in_the_audit_log(
     bigger: Hospital, export: Path, tmp_path: Path
 ) -> None:
-    wishes = Wishes(export, compare=False, replicates=1000)
+    wishes = Wishes(export, alone="none", replicates=1000)
     found = measure(bigger.state, bigger.site_file, wishes)
     target = tmp_path / "to-the-lead" / "east.json"
     done = run(bigger, "share", str(target), "--as", "Ada", "--role", "steward")
@@ -196,7 +196,7 @@ def test_nobody_shares_without_a_name_before_measuring_or_of_too_few(
     assert isinstance(run(hospital, "share", str(target)).exception, ConfigError)
     with pytest.raises(StateError, match="quality measure"):
         share(hospital.state, target, BY)
-    measure(hospital.state, hospital.site_file, Wishes(export, compare=False, replicates=1000))
+    measure(hospital.state, hospital.site_file, Wishes(export, alone="none", replicates=1000))
     with pytest.raises(PolicyRefused, match="10 test patients"):
         share(hospital.state, target, BY)
     assert not target.exists()
@@ -210,7 +210,7 @@ def test_the_figures_are_shown_to_people_and_to_scripts(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     config = ("--config", str(hospital.site_file))
-    done = run(hospital, "measure", str(export), "--no-compare", *config)
+    done = run(hospital, "measure", str(export), "--alone", "none", *config)
     assert done.exit_code == 0, done.output
     assert "balanced accuracy" in done.output
     assert "stays in this hospital" in done.output
