@@ -15,20 +15,28 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hospitals import Consortium, Hospital, plan
+from hospitals import NAMES, Consortium, Hospital, plan
 from torch import nn
 
 from primia.config import canonical_bytes, plan_from_canonical
 from primia.errors import ConfigError
 from primia.federation.bounded import Reach
-from primia.federation.optimiser import Vector, pack_weights, unpack_weights
+from primia.federation.optimiser import (
+    ServerState,
+    Vector,
+    pack_weights,
+    step,
+    unpack_weights,
+)
+from primia.federation.robust import decode_groups
 from primia.learning import models
 from primia.learning.models import build, build_for, flatten, load_flat
+from primia.protocol.events import Commit
 from primia.protocol.messages import Declined, Ready, RoundId, RoundKind, Train
 from primia.storage.book import NOTES
 from primia.storage.database import Database
 from primia.storage.disk import DISK
-from primia.study import first_weights
+from primia.study import first_weights, optimiser
 from primia.types import Digest, SiteId, sha256
 from worker import journal, state
 from worker.state import WorkerState
@@ -61,11 +69,11 @@ def takes(answers: list[Any]) -> bool:
     return any(isinstance(a, Ready) for a in answers)
 
 
-def honest(number: int, step: float = 1.0) -> Vector:
-    """A model that `number` - 1 rounds can have made, each `step` long."""
+def honest(number: int, length: float = 1.0) -> Vector:
+    """A model that `number` - 1 rounds can have made, each `length` long."""
     first = first_weights(plan()).astype(np.float64)
     way = np.random.default_rng(3).normal(size=first.size)
-    way *= step / np.linalg.norm(way)
+    way *= length / np.linalg.norm(way)
     return (first + (number - 1) * way).astype(np.float32)
 
 
@@ -121,6 +129,35 @@ def test_model_0_follows_from_the_plan_and_from_nothing_else() -> None:
 
 
 # --- later models -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"server": {"name": "fedavg", "learning_rate": 0.5, "momentum": 0.9}},
+        {"server": {"name": "fedadam", "learning_rate": 0.01}},
+        {"aggregation": {"update_norm": 0.5}},
+        {"privacy": {"noise_multiplier": 2.0, "delta": 1e-3, "noise": "distributed"}},
+    ],
+    ids=["plain", "momentum", "adam", "shortened", "shared noise"],
+)
+def test_real_workers_take_the_models_that_their_own_rounds_make(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    made = plan(**changes)
+    consortium = Consortium(tmp_path, dict.fromkeys(NAMES, made))
+    consortium.follow(made)
+    west = consortium.hospitals[SiteId("west")]
+    server = ServerState.start(first_weights(made), optimiser(made))
+    for number in range(1, made.rounds + 1):
+        data = pack_weights(server.weights)
+        consortium.models[sha256(data)] = data
+        ended = consortium.run(replace(consortium.round_id(number), model=sha256(data)))
+        assert isinstance(ended, Commit)
+        assert len(ended.contributors) == len(NAMES)
+        sums = decode_groups(west.work.contribution, ended.totals, ended.groups)
+        server = step(server, sums.mean_update, optimiser(made))
 
 
 @pytest.mark.parametrize("crafted", ["fished", "other network"])
