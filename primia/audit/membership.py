@@ -42,7 +42,7 @@ REFERENCES: dict[Method, int] = {"lira": 16, "rmia": 4}
 """By default; RMIA is made for few, LiRA fits a Gaussian to each half of them."""
 
 MOST_TARGETS = 16
-CONTROL_TARGETS = 4
+CONTROL_TARGETS = 8
 CONTROL_PATIENTS = 80  # at most: half of them are learnt by heart
 CONTROL_BATCH = 40.0  # patients
 CONTROL_PASSES = 150

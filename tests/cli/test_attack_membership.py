@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from primia.audit.membership import Recipe
+from primia.audit.membership import Exported, Recipe, _Run
 from primia.cli.main import app
+from primia.config import load_plan, load_site
+from primia.demo.plans import SYNTHETIC, plan, site_file, write_yaml
 from primia.errors import ConfigError
+from primia.imaging import load_cohort
 from primia.imaging.export import write_site_npz
 from primia.imaging.synth import CLASSES, synthesise
 from primia.learning.models import build_for, flatten
@@ -54,3 +58,35 @@ def test_an_exported_model_needs_the_split_that_it_was_trained_with(tmp_path: Pa
 def test_a_split_key_without_a_model_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*QUICK, "--key", str(tmp_path / "split.key")])
     assert isinstance(done.exception, ConfigError)
+
+
+def test_members_of_an_exported_model_are_those_the_worker_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    films = write_site_npz({"site": synthesise(60, size=28, seed=0)}, tmp_path, CLASSES)[0]
+    site = write_yaml(site_file(films, private=True), tmp_path / "site.yaml")
+    raw = plan(
+        sites=["a", "b", "c"], classes=CLASSES, input_size=28, patients_per_site=48,
+        rounds=1, recipe=SYNTHETIC,
+    )  # fmt: skip
+    study = write_yaml(raw, tmp_path / "plan.yaml")
+    key = tmp_path / "split.key"
+    key.write_bytes(b"k" * 32)
+    weights = tmp_path / "model.safetensors"
+    terms = load_plan(study).model
+    metadata = {"format": "primia-model/1", "terms": terms.model_dump_json()}
+    save_file(build_for(terms).state_dict(), weights, metadata=metadata)
+    cohort = load_cohort(
+        load_site(site).data, classes=CLASSES, input_size=28, min_patients=2, split_key=b"k" * 32
+    )
+    seen: list[Exported] = []
+    against = _Run.against
+    monkeypatch.setattr(_Run, "against", lambda run, e: seen.append(e) or against(run, e))
+
+    named = ["--plan", str(study), "--data", str(site), "--key", str(key), "--model", str(weights)]
+    done = CliRunner().invoke(app, [*QUICK, *named, "--json"])
+
+    assert done.exit_code == 0, done.output
+    members, others = cohort.train.patient_count, cohort.validation.patient_count
+    assert seen[0].members.tolist() == [True] * members + [False] * others
+    assert json.loads(done.stdout)["figures"]["targets"] == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.mutations.inference import INFERENCE_MUTATIONS
+from tests.mutations.membership import MEMBERSHIP_MUTATIONS
 from tests.mutations.mutation import Mutation
 
 SECAGG = "primia/secagg/"
@@ -398,4 +399,5 @@ MUTATIONS = (
         "",
     ),
     *INFERENCE_MUTATIONS,
+    *MEMBERSHIP_MUTATIONS,
 )
