@@ -97,10 +97,11 @@ def beyond(trials: Trials, claim: Claim, error: float = ERROR) -> bool:
 
 def telling(case: Case) -> bool:
     """Whether "no better than chance" says something: what was learnt by heart was found, and the
-    attack on the plan was tried often enough to leave no room for much."""
+    attack on the plan was tried often enough to leave no room for much, nor a trace at 95 %."""
     area = auc(case.attacked.trials, SHOWN)
     near = area is not None and area.high < NEAR_CHANCE
-    return near and better_than_chance(case.control.trials)
+    clear = not better_than_chance(case.attacked.trials, SHOWN)
+    return near and clear and better_than_chance(case.control.trials)
 
 
 def verdict(case: Case) -> Verdict:
@@ -152,6 +153,11 @@ def _answer(case: Case, said: Verdict) -> str:
             return f"No better than chance: {found}; {beside}; {claim} is not exceeded."
     if telling(case):
         return f"No better than chance, though nothing protects the patients: {found}; {beside}."
+    if better_than_chance(case.attacked.trials, SHOWN):
+        return (
+            f"Undecided: a trace at 95 %, not at a false alarm of {ERROR:g}: {found}; {beside}; "
+            "settle it with more --targets."
+        )
     return (
         f"Too few trials to say: {found}, and {beside}; use more patients, --targets or --budget."
     )
@@ -176,7 +182,8 @@ def _figures(case: Case) -> dict[str, Figure]:
     for prefix, outcome in named:
         figures |= _rates_of(case, outcome, prefix)
     sure = surely_found(attacked.trials)
-    figures["surely_found"] = None if sure is None else round(sure.share(SHOWN).value, 1 + _digits(case))
+    share = None if sure is None else sure.share(SHOWN).value
+    figures["surely_found"] = None if share is None else round(share, 1 + _digits(case))
     figures["surely_found_by_chance"] = None if sure is None else round(sure.chance, 4)
     worst = _worst(case)
     figures["worst_group"] = None if worst is None else worst[0]

@@ -55,6 +55,7 @@ def found(of: Case) -> Finding:
     ("made", "said"),
     [
         (case(outcome(0.0)), Verdict.HELD),
+        (case(outcome(0.1)), Verdict.TOLD),  # a trace: neither found for sure nor held
         (case(outcome(0.4)), Verdict.FELL),  # better than chance, within the claim
         (case(outcome(3.0)), Verdict.REFUTED),  # at 1 % false alarms over e / 100 are found
         (case(outcome(3.0), claim=Claim(8.0, 1e-4)), Verdict.FELL),  # e^8 allows anything here

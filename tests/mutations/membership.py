@@ -92,10 +92,11 @@ MEMBERSHIP_MUTATIONS = (
     _mutation(
         "held though the attack finds nobody",
         FINDING,
-        "return near and better_than_chance(case.control.trials)",
-        "return near",
+        "return near and clear and better_than_chance(case.control.trials)",
+        "return near and clear",
     ),
     _mutation("held by too few trials", FINDING, "return near and", "return"),
+    _mutation("held in spite of a trace", FINDING, "near and clear and", "near and"),
     _mutation(
         "the claim is not tried",
         FINDING,
