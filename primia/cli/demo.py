@@ -73,11 +73,13 @@ def _attack(result: Path) -> None:
     from primia.audit.suite import findings_for_report
     from primia.config.plan import StudyPlan
     from primia.errors import ConfigError
+    from primia.learning.parallel import use_threads
     from primia.outcome import write_report
     from primia.report.record import from_json
 
     record = from_json((result / "result.json").read_text(encoding="utf-8"))
     plan = StudyPlan.model_validate_json((result / "plan.json").read_text(encoding="utf-8"))
+    use_threads(1)  # small networks: a second thread costs more than it brings
     try:
         with out.status("attacks and audits") as status:
             found = findings_for_report(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -44,7 +43,7 @@ def roc_figure(models: Sequence[RocCurves], panels: Sequence[str]) -> str:
                 label = f"{model.name}: {model.auc[i]:.3f}"
                 axes.plot(x, y, color=colour, linestyle=dash, label=label)
             axes.set(
-                title=shortened(title, 40),
+                title=title,
                 xlabel="false positive rate",
                 xlim=(-0.01, 1),
                 ylim=(0, 1.01),
@@ -60,22 +59,19 @@ def roc_figure(models: Sequence[RocCurves], panels: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class _Kind:
-    """One kind of curve: its title, axes, the figure in its legend and where that stands."""
+    """One kind of curve: its title, axes, and the figure in its legend."""
 
     title: str
     x: str
     y: str
     figure: str
-    legend: Literal["lower right", "lower left", "upper left"]
     diagonal: bool = True
     dots: bool = False
 
 
-_ROC = _Kind("ROC", "false positive rate", "true positive rate", "AUC", "lower right")
-_PR = _Kind("Precision and recall", "recall", "precision", "AP", "lower left", diagonal=False)
-_CALIBRATION = _Kind(
-    "Calibration", "predicted probability", "share of the class", "ECE", "upper left", dots=True
-)
+_ROC = _Kind("ROC", "false positive rate", "true positive rate", "AUC")
+_PR = _Kind("Precision and recall", "recall", "precision", "AP", diagonal=False)
+_CALIBRATION = _Kind("Calibration", "predicted probability", "share of the class", "ECE", dots=True)
 _Line = tuple[str, float | None, Sequence[tuple[float, float]]]
 
 
@@ -103,7 +99,7 @@ def quality_figures(prefix: str, quality: Quality, *, binary: bool) -> dict[str,
 
 def _lines(name: str, kind: _Kind, lines: Sequence[_Line]) -> str:
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.3, 3.5), layout="constrained")
+        figure = Figure(figsize=(3.3, 3.5 + 0.19 * len(lines)), layout="constrained")
         axes = figure.subplots()
         if kind.diagonal:
             axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=DOTS)
@@ -117,7 +113,8 @@ def _lines(name: str, kind: _Kind, lines: Sequence[_Line]) -> str:
         axes.set(title=kind.title, xlabel=kind.x, ylabel=kind.y)
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         axes.set_aspect("equal")
-        axes.legend(loc=kind.legend, title=kind.figure, alignment="left", fontsize=9)
+        # Below the curves, which may be anywhere.
+        figure.legend(loc="outside lower left", title=kind.figure, alignment="left", fontsize=9)
         return svg_of(figure, name)
 
 

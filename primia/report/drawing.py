@@ -37,7 +37,8 @@ STYLE: dict[Any, Any] = {  # matplotlib's stubs list every key, and the list mov
     "text.color": INK,
     "xtick.color": "#4b5660",
     "ytick.color": "#4b5660",
-    "legend.frameon": False,
+    "legend.framealpha": 0.85,
+    "legend.edgecolor": "white",
     "lines.linewidth": 1.8,
     "lines.markersize": 4.5,
 }

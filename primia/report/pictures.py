@@ -11,7 +11,7 @@ from primia.report import curves, figures, plan_words
 from primia.report.quality import Estimate, Quality, SiteQuality
 from primia.report.record import ModelRecord, Scores
 from primia.report.report import Report
-from primia.report.words import clean
+from primia.report.words import clean, shortened
 
 MOST_DRAWN = 12  # hospitals whose curves are drawn; the table has all of them
 _CAPTIONS = {
@@ -115,9 +115,9 @@ def roc_picture(shown: Sequence[ShownModel], classes: tuple[str, ...]) -> Pictur
         return None
     # With two classes the second curve is the first one mirrored: the last class stands for both.
     first = len(classes) - 1 if len(classes) == 2 else 0
-    panels = [f"{name} against the rest" for name in classes[first:]]
+    panels = [f"{shortened(name, 20)} against the rest" for name in classes[first:]]
     if len(classes) == 2:
-        panels = [f"{classes[1]} against {classes[0]}"]
+        panels = [f"{shortened(classes[1], 18)} against {shortened(classes[0], 18)}"]
     models = [
         curves.RocCurves(
             m.name, m.scores.roc[-len(panels) :], m.scores.auc_per_class[-len(panels) :]
