@@ -107,6 +107,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "report",
         "secagg",
         "settle",
+        "site_quality",
         "study",
         "wire",
     },

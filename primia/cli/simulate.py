@@ -10,6 +10,7 @@ import typer
 from primia.cli.console import err, out, print_json
 
 if TYPE_CHECKING:
+    from primia.report.quality import SiteQuality
     from primia.report.record import StudyRecord
 
 
@@ -49,6 +50,14 @@ def simulate(
     to: Annotated[
         Path | None, typer.Option("--out", help="Write report.html and result.json here.")
     ] = None,
+    quality: Annotated[
+        bool,
+        typer.Option(
+            "--quality",
+            help="Then each site measures the best model on its own films, by patient, against a "
+            "model trained on its films alone; takes about as long again.",
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
     """A study from plan to report in this process: real masks, real noise, no network.
@@ -67,6 +76,11 @@ def simulate(
 
         os.environ[SIMULATION_VARIABLE] = "1"  # for the processes that train, too
         err.print("[bold red]INSECURE:[/] noise and masks come from the seed; nothing is private")
+    if quality and do_nothing:
+        from primia.errors import ConfigError
+
+        raise ConfigError("--quality needs films; leave --do-nothing or --quality out")
+    measured: list[SiteQuality] = []
     began = time.monotonic()
     request = Request(
         plan=plan,
@@ -84,17 +98,22 @@ def simulate(
             request,
             on_plan=lambda p: bar.update(shown, total=p.rounds + 1, description="rounds"),
             on_attempt=lambda a: bar.update(shown, advance=a.outcome == "committed"),
+            on_quality=measured.extend if quality else None,
         )
     seconds = time.monotonic() - began
     if to is not None:
         from primia.outcome import write_report
 
         to.mkdir(parents=True, exist_ok=True)
-        write_report(record, settled, to)
+        write_report(record, settled, to, quality=_for_others(measured))
     if json:
-        print_json(_as_json(record, seconds))
+        print_json(_as_json(record, seconds, measured))
         return
     _show(record, settled, seconds, idle=do_nothing)
+    if measured:
+        from primia.report.quality_tables import sites_table
+
+        out.print(sites_table(measured))
     if to is not None:
         out.print(f"report: [bold]{to / 'report.html'}[/]", soft_wrap=True)
 
@@ -123,7 +142,23 @@ def _show(record: StudyRecord, plan: Any, seconds: float, *, idle: bool) -> None
     )
 
 
-def _as_json(record: StudyRecord, seconds: float) -> dict[str, Any]:
+def _as_json(record: StudyRecord, seconds: float, measured: list[SiteQuality]) -> dict[str, Any]:
     from dataclasses import asdict
 
-    return {**asdict(record), "seconds": round(seconds, 3)}
+    found = {"quality": [asdict(q) for q in measured]} if measured else {}
+    return {**asdict(record), **found, "seconds": round(seconds, 3)}
+
+
+def _for_others(measured: list[SiteQuality]) -> list[SiteQuality]:
+    """As the sites would hand them on; those with too few patients would not."""
+    from primia.cli.console import note
+    from primia.errors import PolicyRefused
+    from primia.report.quality import shareable
+
+    found = []
+    for one in measured:
+        try:
+            found.append(shareable(one))
+        except PolicyRefused as error:
+            note(f"{one.site} is not in the report: {error}")
+    return found

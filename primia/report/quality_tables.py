@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.console import RenderableType
@@ -35,6 +35,22 @@ def estimate_text(found: Estimate, digits: int = 3) -> str:
     if found.low is None or found.high is None:
         return value
     return f"{value} ({found.low:.{digits}f} to {found.high:.{digits}f})"
+
+
+def sites_table(found: Sequence[SiteQuality]) -> Table:
+    """Several hospitals, a line each."""
+    table = Table(box=box.SIMPLE_HEAD, title=Text("each site on its own films, by patient"))
+    for name in ("site", "the study's AUC", "alone", "the study's minus this"):
+        table.add_column(name, justify="left" if name == "site" else "right")
+    for one in found:
+        first = one.comparisons[0] if one.comparisons else None
+        table.add_row(
+            Text(clean(one.site)),
+            estimate_text(one.quality.auc),
+            estimate_text(first.auc) if first else NONE,
+            estimate_text(first.difference) if first else NONE,
+        )
+    return table
 
 
 def _figures(found: SiteQuality) -> Table:

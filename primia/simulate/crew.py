@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,11 @@ import numpy.typing as npt
 from primia.config.plan import StudyPlan
 from primia.federation.contribution import Contribution, Entropy
 from primia.protocol.messages import RoundKind
+from primia.report.quality import SiteQuality
 from primia.types import Ring, SiteId
+
+if TYPE_CHECKING:
+    from primia.imaging.dataset import Cohort
 
 Weights = npt.NDArray[np.float32]
 
@@ -96,6 +100,7 @@ class Pool:
         films: dict[SiteId, Path],
         processes: int,
     ) -> None:
+        self._sites = tuple(films)
         self._pool = ProcessPoolExecutor(
             processes,
             mp_context=mp.get_context("spawn"),  # torch's threads do not survive a fork
@@ -107,6 +112,11 @@ class Pool:
         """Each task's vector; what the pool raises comes through."""
         running = {t.site: self._pool.submit(_train, t, weights) for t in tasks}
         return {site: future.result() for site, future in running.items()}
+
+    def judge(self, weights: Weights) -> list[SiteQuality]:
+        """What each site finds of a model on its own films, against one of its films alone."""
+        running = [self._pool.submit(_judge, site, weights) for site in self._sites]
+        return [future.result() for future in running]
 
     def close(self) -> None:
         """End the processes."""
@@ -120,7 +130,6 @@ class _Desk:
         self, plan: StudyPlan, contribution: Contribution, films: dict[SiteId, Path]
     ) -> None:
         from primia.config.site import DataSource
-        from primia.imaging.dataset import Cohort
         from primia.imaging.readers import load_cohort
         from primia.learning.parallel import use_threads
 
@@ -130,16 +139,19 @@ class _Desk:
         self._cohorts: dict[SiteId, Cohort] = {}
         self._source, self._load = DataSource, load_cohort
 
-    def train(self, task: Task, weights: Weights) -> Done:
-        from primia.contribute import vector_of
-
-        if task.site not in self._cohorts:
-            self._cohorts[task.site] = self._load(
-                self._source(kind="npz", path=self._films[task.site]),
+    def cohort(self, site: SiteId) -> Cohort:
+        if site not in self._cohorts:
+            self._cohorts[site] = self._load(
+                self._source(kind="npz", path=self._films[site]),
                 classes=self.plan.model.classes,
                 input_size=self.plan.model.input_size,
                 min_patients=2,
             )
+        return self._cohorts[site]
+
+    def train(self, task: Task, weights: Weights) -> Done:
+        from primia.contribute import vector_of
+
         tolerance = self.plan.evaluation.vote_tolerance
         seen: list[float] = []
 
@@ -150,7 +162,7 @@ class _Desk:
         vector, _ = vector_of(
             self.plan,
             self.contribution,
-            self._cohorts[task.site],
+            self.cohort(task.site),
             task.kind,
             weights,
             accepts=accepts,
@@ -170,6 +182,13 @@ def _prepare(plan: StudyPlan, contribution: Contribution, films: dict[SiteId, Pa
 def _train(task: Task, weights: Weights) -> Done:
     assert _desk is not None
     return _desk.train(task, weights)
+
+
+def _judge(site: SiteId, weights: Weights) -> SiteQuality:
+    from primia.site_quality import site_quality
+
+    assert _desk is not None
+    return site_quality(_desk.plan, _desk.cohort(site), weights, site=site, alone="plain")
 
 
 def entropy_of(seed: int | None, what: str) -> Entropy:

@@ -23,6 +23,7 @@ from primia.demo.plans import GIVEN, SYNTHETIC
 from primia.demo.plans import plan as demo_plan
 from primia.errors import ConfigError
 from primia.federation.contribution import Contribution
+from primia.report.quality import SiteQuality
 from primia.report.record import Attempt, StudyRecord
 from primia.settle import settle
 from primia.simulate.crew import Crew, Idle, Pool
@@ -56,8 +57,11 @@ def run(
     *,
     on_plan: Callable[[StudyPlan], None] = lambda _plan: None,
     on_attempt: Callable[[Attempt], None] = lambda _attempt: None,
+    on_quality: Callable[[list[SiteQuality]], None] | None = None,
 ) -> tuple[StudyRecord, StudyPlan]:
     """Simulate a study; returns its record and the settled plan.
+
+    on_quality: hears at the end what each site measured of the best model; None: nobody measures.
 
     Raises ConfigError for wishes that contradict each other or the plan, DataError for films.
     """
@@ -69,7 +73,10 @@ def run(
         crew = _crew(request, plan, fixed, films)
         try:
             study = Simulation(plan, fixed, start, crew, request.wishes)
-            return study.run(on_attempt), plan
+            record = study.run(on_attempt)
+            if on_quality is not None and isinstance(crew, Pool) and study.best_weights is not None:
+                on_quality(crew.judge(study.best_weights))
+            return record, plan
         finally:
             crew.close()
 

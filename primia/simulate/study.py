@@ -87,7 +87,13 @@ class Simulation:
         first = ModelRecord(0, sha256(pack_weights(start)), None, accepted=True)
         self._books = _Books(state, [first], (state, 0))
         self._retrain = False
+        self._best: Weights | None = None
         self._began = time.time()
+
+    @property
+    def best_weights(self) -> Weights | None:
+        """Of the model that the record calls the best; None before one was scored."""
+        return self._best
 
     def run(self, on_attempt: Callable[[Attempt], None] = lambda _attempt: None) -> StudyRecord:
         """Play every round; `on_attempt` hears of each attempt when it has ended.
@@ -270,6 +276,8 @@ class Simulation:
     def _score(self, found: Scores | None, *, accepted: bool) -> None:
         last = self._books.models[-1]
         self._books.models[-1] = ModelRecord(last.number, last.digest, found, accepted)
+        if best_model(self._books.models) == last.number:
+            self._best = self._books.state.weights
 
     def _record(self) -> StudyRecord:
         plan, books = self.plan, self._books

@@ -17,6 +17,7 @@ from primia.config.strict import validate
 from primia.errors import ConfigError, PolicyRefused, RoundFailed
 from primia.learning.insecure import SIMULATION_VARIABLE
 from primia.protocol.messages import RoundKind
+from primia.report.quality import SiteQuality
 from primia.report.record import Attempt, from_json, to_json
 from primia.settle import settle
 from primia.simulate.crew import Crew, Done, Task, Weights, _Desk
@@ -199,3 +200,22 @@ def test_no_daemon_knows_the_deterministic_flag(command: str) -> None:
     verb = {"coordinator.cli": ["start"], "worker.cli": ["run", "--config", "x"]}[command]
     done = CliRunner().invoke(import_module(command).app, [*verb, "--deterministic"])
     assert done.exit_code == 2
+
+
+def test_each_site_measures_the_best_model_on_its_own_films() -> None:
+    heard: list[SiteQuality] = []
+    request = Request(patients=40, sites=3, rounds=1, processes=1)
+    record, _ = run(request, on_quality=heard.extend)
+    assert [q.site for q in heard] == ["site-01", "site-02", "site-03"]
+    best = next(m for m in record.models if m.number == record.best)
+    assert {q.model for q in heard} == {best.digest}
+    assert best.scores is not None
+    assert sum(q.quality.films or 0 for q in heard) == best.scores.films
+    table = np.array([q.quality.confusion for q in heard]).sum(0)
+    assert np.array_equal(table, best.scores.confusion)
+    assert all(len(q.comparisons) == 1 for q in heard)
+
+
+def test_sites_without_films_measure_nothing() -> None:
+    done = CliRunner().invoke(app, ["simulate", "--do-nothing", "--quality"])
+    assert isinstance(done.exception, ConfigError)
