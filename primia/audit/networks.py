@@ -8,20 +8,23 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from primia.config.plan import StudyPlan, plan_digest
+from primia.config.plan import StudyPlan
 from primia.errors import ConfigError
 from primia.imaging.dataset import Films
 from primia.inference.trained import read_export
 from primia.learning.local import train_locally
 from primia.learning.models import build_for, flatten, load_flat
 from primia.learning.terms import LocalTerms
+from primia.study import first_weights
 
 WARM_STEPS = 20  # plain ones, where the study's own network is not given
 
 
 def first_network(plan: StudyPlan) -> nn.Module:
     """The network that a study of this plan begins with, weight for weight."""
-    return build_for(plan.model, seed=int(plan_digest(plan)[:8], 16))
+    model = build_for(plan.model)
+    load_flat(model, first_weights(plan))
+    return model
 
 
 def network_of(plan: StudyPlan, weights: Path | None) -> nn.Module:

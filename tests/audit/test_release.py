@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from primia.audit.networks import first_network
+from primia.audit.films import resized
+from primia.audit.networks import first_network, network_of
 from primia.audit.release import Releases, Rows
 from primia.errors import ConfigError
 from primia.imaging.dataset import Films
@@ -100,3 +103,17 @@ def test_a_plan_without_privacy_has_nothing_to_attack() -> None:
     bare = made.plan.model_copy(update={"privacy": "none"})
     with pytest.raises(ConfigError, match="privacy: none"):
         Releases(first_network(bare), bare).clipped(Rows.of(made.films, [0]))
+
+
+def test_an_exported_model_is_attacked_and_another_plans_is_refused(tmp_path: Path) -> None:
+    model, _ = warmed()
+    plan = case(patients=20).plan
+    path = tmp_path / "model-best.safetensors"
+    save_file(
+        {k: v.contiguous() for k, v in model.state_dict().items()},
+        path,
+        metadata={"format": "primia-model/1", "terms": plan.model.model_dump_json()},
+    )
+    np.testing.assert_array_equal(flatten(network_of(plan, path)), flatten(model))
+    with pytest.raises(ConfigError, match="the plan says otherwise"):
+        network_of(resized(plan, 32), path)
