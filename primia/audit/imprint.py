@@ -113,7 +113,8 @@ def attack_imprint(
             seen, _ = releases.masked([release(rows) for rows in parts])
             found[name] = _read(seen, true, gallery, terms.channels)
     refused = is_refused(case.plan, model)
-    return _finding(found, releases, refused, bins, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    return _finding(found, releases, refused, bins, seconds, own=case.own)
 
 
 def _read(seen: Gradient, true: torch.Tensor, gallery: Gallery, channels: int) -> Read:
@@ -144,7 +145,13 @@ def is_refused(plan: StudyPlan, model: nn.Module) -> bool:
 
 
 def _finding(
-    found: dict[str, Read], releases: Releases, refused: bool, bins: int, seconds: float
+    found: dict[str, Read],
+    releases: Releases,
+    refused: bool,
+    bins: int,
+    seconds: float,
+    *,
+    own: bool,
 ) -> Finding:
     plain, planned = found["plain"], found["as planned"]
     sigma = releases.privacy.noise_multiplier
@@ -180,6 +187,7 @@ def _finding(
                 tuple((n, f"{r.found} of {r.films}", f"{r.best:.1f}") for n, r in found.items()),
             ),
         ),
+        local=own,
         seconds=seconds,
         made_at=time.time(),
     )

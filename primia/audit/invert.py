@@ -46,7 +46,7 @@ class Wishes:
     summed: sites in the masked sum. method: direction is Inverting Gradients, value is DLG.
     """
 
-    films: int = 4
+    films: int = 2
     steps: int = STEPS["direction"]
     seconds: float = 110.0
     summed: int = 3
@@ -125,9 +125,14 @@ class Inversion:
         which also divides the seconds."""
         releases = Releases(model, self.case.plan, self._entropy)
         jobs = [(way, films) for way in ways for films in self._films(way)]
+        total = sum(len(films) for _, films in jobs)
+        spent = 0
         found: list[Attacked] = []
         for number, (way, films) in enumerate(jobs):
-            begin, end = (part[0] + (part[1] - part[0]) * (number + i) / len(jobs) for i in (0, 1))
+            begin, end = (
+                part[0] + (part[1] - part[0]) * x / total for x in (spent, spent + len(films))
+            )
+            spent += len(films)
 
             def heard(done: int, of: int, way: Way = way, a: float = begin, b: float = end) -> None:
                 on_part(f"{name}: {way}", a + (b - a) * done / of)

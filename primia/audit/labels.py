@@ -94,7 +94,7 @@ def attack_labels(
             scores[name, size] = _score(guessed, true)
         blind = label_counts(np.zeros(prior.size), size, prior)
         scores["guess", size] = _score([blind] * trials, true)
-    return _finding(scores, releases, trials, time.monotonic() - began)
+    return _finding(scores, releases, trials, time.monotonic() - began, own=case.own)
 
 
 def _last_bias(model: nn.Module, releases: Releases) -> int:
@@ -140,7 +140,12 @@ def _score(guessed: list[Counts], true: list[Counts]) -> Score:
 
 
 def _finding(
-    scores: dict[tuple[str, int], Score], releases: Releases, trials: int, seconds: float
+    scores: dict[tuple[str, int], Score],
+    releases: Releases,
+    trials: int,
+    seconds: float,
+    *,
+    own: bool,
 ) -> Finding:
     wins = losses = 0
     for size in SIZES:
@@ -171,7 +176,7 @@ def _finding(
         ),
         figures=figures,
         tables=(_table(scores),),
-        local=False,
+        local=own,
         seconds=seconds,
         made_at=time.time(),
     )

@@ -27,7 +27,10 @@ def invert(
     method: Annotated[
         Method, typer.Option(help="Inverting Gradients, or DLG on a small sigmoid network.")
     ] = Method.COSINE,
-    films: Annotated[int, typer.Option(min=2, max=64, help="To attack, one by one.")] = 4,
+    films: Annotated[
+        int | None,
+        typer.Option(min=2, max=64, help="To attack, one by one; else 4, from 33 px on 2."),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, max=100_000, help="Of search for each.")
     ] = None,
@@ -54,7 +57,7 @@ def invert(
     case = case_of(plan, data, size, seed)
     how: Literal["direction", "value"] = "value" if method is Method.DLG else "direction"
     wishes = Wishes(
-        films=films,
+        films=films or (4 if case.films.size <= 32 else 2),
         steps=steps or STEPS[how],
         seconds=budget,
         summed=summed or min(MOST_SUMMED, len(case.plan.sites)),
