@@ -1,7 +1,7 @@
 """A model trained at one site alone by the study's plan: what its hospital would have by itself.
 
 It goes nowhere: nothing is charged, for nothing is released, and whoever calls this lets it go
-after judging it. Figures about it are figures about the films (docs/adr/0016).
+after judging it. Figures about it are figures about the films (docs/adr/0017).
 """
 
 from __future__ import annotations
@@ -13,27 +13,22 @@ from dataclasses import replace
 
 import numpy as np
 
-from primia.config.plan import StudyPlan, plan_digest
+from primia.config.plan import StudyPlan
 from primia.federation.contribution import Entropy
 from primia.federation.optimiser import ServerState, step
 from primia.imaging.dataset import Cohort
 from primia.learning.evaluate import evaluate
 from primia.learning.local import train_locally
 from primia.learning.metrics import Metrics
-from primia.learning.models import FloatVector, build_for, flatten
+from primia.learning.models import FloatVector
 from primia.learning.terms import LocalTerms
-from primia.study import metric_layout, optimiser
+from primia.study import first_weights, metric_layout, optimiser
 
 _LOOKS = 20  # at the validation films, at most
 _NO_NOISE = 1e-9  # in clip norms: far below what a float32 weight can hold
 
 OnRound = Callable[[int, int], None]
 """Called after each round with (rounds done, rounds of the plan)."""
-
-
-def first_weights(plan: StudyPlan) -> FloatVector:
-    """Model 0 of a study: a pure function of its plan."""
-    return flatten(build_for(plan.model, seed=int(plan_digest(plan)[:8], 16)))
 
 
 def train_alone(

@@ -4,7 +4,7 @@ Two films of a patient resemble each other, so an interval that takes films as i
 narrow. Patients are drawn with replacement (the cluster bootstrap; Field, Welsh, JRSS B 2007). The
 interval is value ± t bootstrap standard errors on the log-odds scale, t of Student's law for as
 many patients: near 1, where an AUC often is, percentiles covered 70 to 90 % where they promised
-95 (docs/adr/0016).
+95 (docs/adr/0017).
 """
 
 from __future__ import annotations
