@@ -10,11 +10,12 @@ import torch
 from judged_films import bright, plan
 
 from primia import alone
-from primia.alone import first_weights, train_alone
+from primia.alone import train_alone
 from primia.imaging.dataset import Cohort
 from primia.learning.evaluate import predict
 from primia.learning.local import LocalUpdate
 from primia.learning.terms import LocalTerms
+from primia.study import first_weights
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -14,7 +14,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from primia.alone import first_weights, train_alone
+from primia.alone import train_alone
 from primia.config.plan import plan_digest
 from primia.federation.optimiser import pack_weights
 from primia.imaging.dataset import Cohort, Films
@@ -24,6 +24,7 @@ from primia.learning.terms import LocalTerms
 from primia.pooled_quality import pooled_quality
 from primia.report.quality import Quality, from_json, to_json
 from primia.site_quality import WITH_NOISE, WITHOUT_NOISE, judge, site_quality
+from primia.study import first_weights
 from primia.types import sha256
 
 

@@ -16,7 +16,6 @@ import torch
 from typer.testing import CliRunner, Result
 
 from coordinator.export import _save
-from primia.alone import first_weights
 from primia.config import StudyPlan, plan_digest
 from primia.errors import ConfigError, PolicyRefused, StateError
 from primia.federation.optimiser import pack_weights
@@ -24,6 +23,7 @@ from primia.imaging.export import write_site_npz
 from primia.report.quality import from_json
 from primia.storage.audit_log import AuditLog
 from primia.storage.blobs import Blobs
+from primia.study import first_weights
 from primia.types import sha256
 from tests.attacks.hospitals import films
 from tests.renewal.study import EAST, PLAN
