@@ -37,7 +37,7 @@ RETENTION = (
 DP_SGD = (
     "bounded influence of a patient",
     "DP-SGD with patients as the unit; noise from the operating system's entropy",
-    "docs/privacy-accounting.md",
+    "docs/privacy.md",
 )
 
 MEASURES = (
@@ -54,7 +54,7 @@ MEASURES = (
     (
         "budget over all studies",
         "ledger charged on disk before a byte leaves; refuses when the cap is reached",
-        "docs/privacy-accounting.md",
+        "docs/privacy.md",
     ),
     (
         "decision by people",
@@ -69,7 +69,7 @@ MEASURES = (
     (
         "pseudonyms",
         "patients as keyed fingerprints (HMAC-SHA256), the key at the hospital",
-        "docs/privacy-accounting.md",
+        "docs/privacy.md",
     ),
     (
         "records that cannot be changed unseen",

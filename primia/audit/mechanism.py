@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,9 +31,9 @@ from primia.types import Ring
 Z = 3.09
 CANARIES = 5000
 FEWEST = 500
-_GUESSED = 10  # one in so many canaries is guessed in or out; fixed before looking
+GUESSED = 10  # one in so many canaries is guessed in or out; fixed before looking
 _MOST_ROUNDS = 16
-_FAR_DELTA = 1e-9
+FAR_DELTA = 1e-9
 """Where the rank bound is taken: it gives twice δ away for each canary. Who claims (ε, δ) by this
 accountant claims its ε there, too."""
 OnStep = Callable[[int, int], None]
@@ -64,7 +64,7 @@ class Seen:
     """What the canaries gave. scores: None when a sum did not come out.
 
     claimed: ε at `delta` of the rounds played, all canaries in every step, so without the help of
-    sampling; claimed_far: at `_FAR_DELTA`.
+    sampling; claimed_far: at `FAR_DELTA`.
     """
 
     scores: Scores | None
@@ -111,7 +111,7 @@ def releases(plan: StudyPlan, count: int, on_step: OnStep, device: str = "cpu") 
     rounds = min(_MOST_ROUNDS, max(2, math.ceil(noise**2)))
     kind = DistributedDpSgd if is_distributed(plan) else DpSgd
     delta = terms.privacy.delta
-    claimed, far = (epsilon([kind(1.0, noise, rounds)], d) for d in (delta, _FAR_DELTA))
+    claimed, far = (epsilon([kind(1.0, noise, rounds)], d) for d in (delta, FAR_DELTA))
     canaries = Canaries(count + 1, terms.privacy.clip_norm, terms.training.max_films_per_patient)
     sites = Hospitals(terms, canaries, device)
     coins = (np.frombuffer(os.urandom(count), np.uint8) & 1).astype(bool)
@@ -169,9 +169,9 @@ def judge(seen: Seen, conditions: tuple[Check, ...], z: float, *, began: float) 
     if seen.scores is not None:
         fit = fit_gaussian(seen.scores, seen.included, z)
         mu, fit_epsilon = fit.mu, fit.epsilon(seen.delta)
-        guesses = seen.included.size // _GUESSED
+        guesses = seen.included.size // GUESSED
         rank = rank_bound(
-            seen.scores, seen.included, guesses=guesses, delta=_FAR_DELTA, failure=each
+            seen.scores, seen.included, guesses=guesses, delta=FAR_DELTA, failure=each
         )
     broken = [c for c in conditions if c.chance < each]
     over = fit_epsilon > seen.claimed or rank > seen.claimed_far
@@ -202,7 +202,7 @@ def judge(seen: Seen, conditions: tuple[Check, ...], z: float, *, began: float) 
             "reach; not a leak beside the sum, nor a machine that does otherwise in a study."
         ),
         figures=figures,
-        tables=(_bounds(seen, fit_epsilon, rank, z), _conditions(conditions, each)),
+        tables=(_bounds(seen, fit_epsilon, rank, z), conditions_table(conditions, each)),
         seconds=time.time() - began,
         made_at=began,
     )
@@ -231,12 +231,13 @@ def _bounds(seen: Seen, fit: float, rank: float, z: float) -> Table:
                 f"{seen.claimed:.3f}",
                 f"Gaussian fit, z = {z:g}",
             ),
-            (f"δ = {_FAR_DELTA:g}", f"{rank:.3f}", f"{seen.claimed_far:.3f}", "ranks alone"),
+            (f"δ = {FAR_DELTA:g}", f"{rank:.3f}", f"{seen.claimed_far:.3f}", "ranks alone"),
         ),
     )
 
 
-def _conditions(conditions: tuple[Check, ...], each: float) -> Table:
+def conditions_table(conditions: Sequence[Check], each: float) -> Table:
+    """Each condition, what was seen of it, and whether it was met."""
     rows = tuple(
         (c.name, c.claim, c.seen, "broken" if c.chance < each else "met") for c in conditions
     )

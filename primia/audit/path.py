@@ -45,7 +45,7 @@ def rehearsed(plan: StudyPlan, *, rate: float, steps: int, most_patients: int) -
     among = plan.sites[:_SITES]
     quorum = min(plan.schedule.quorum, len(among))
     privacy: dict[str, object] = {"noise_multiplier": noise, "target_epsilon": None}
-    aggregation: dict[str, object] = {}
+    aggregation: dict[str, object] = {"groups": 1}
     if is_distributed(plan):
         quorum = len(among) if quorum < len(plan.sites) else quorum
         most = colluding_withstood(len(among))
@@ -114,6 +114,16 @@ class Hospitals:
         return found
 
     @cached_property
+    def noise_of_sum(self) -> float:
+        """The same for a whole round's sum as it is read, unless updates were scaled down."""
+        if is_distributed(self.plan):
+            return self.noise * math.sqrt(len(self.plan.sites) - self.known)
+        training = self.plan.training
+        left = training.momentum ** np.arange(1, training.local_steps + 1)
+        weights = (1 - left) / (1 - training.momentum)  # of a step in the update, last to first
+        return self.noise * math.sqrt(float(np.square(weights).sum()))
+
+    @cached_property
     def room(self) -> float:
         """How many patients with one direction a site's vector holds without being clipped."""
         if not is_distributed(self.plan):
@@ -122,10 +132,10 @@ class Hospitals:
         long = self.fixed.value_range * math.sqrt(LAYERS * WIDTH)
         return min(long, self.fixed.update_norm / math.sqrt(32)) / self._clip_norm
 
-    def work(self, patients: Ids) -> Work:
-        """A round's local work on these canaries."""
+    def work(self, patients: Ids, start: npt.NDArray[np.float32] | None = None) -> Work:
+        """A round's local work on these canaries, from weights `start`, or from none."""
         made: list[nn.Module] = []
-        weights: list[npt.NDArray[np.float32]] = [self.canaries.start()]
+        weights = [self.canaries.start() if start is None else start]
 
         def network(terms: ModelTerms) -> nn.Module:
             made.append(self.canaries.network(terms))
@@ -146,7 +156,7 @@ class Hospitals:
         )
         if is_distributed(self.plan):
             alone = self.fixed.decode(vector.copy(), contributors=1)
-            seen = self._read(alone, sites=1, patients=1)
+            seen = self.read(alone, sites=1, patients=1)
             return Work(vector, seen[None], None, clipped)
         return Work(vector, self._sums(weights), weights[-1] - weights[0], clipped)
 
@@ -165,15 +175,14 @@ class Hospitals:
         """
         work = self.work(patients)
         others = len(self.plan.sites) - 1
-        known = self.plan.colluding_sites if is_distributed(self.plan) else others
-        vectors = [work.vector, *(self._known() for _ in range(known))]
-        vectors += [self.work(strangers).vector for _ in range(others - known)]
+        vectors = [work.vector, *(self.known_vector() for _ in range(self.known))]
+        vectors += [self.work(strangers).vector for _ in range(others - self.known)]
         try:
             found = masked_sum(self.plan, self.fixed, vectors)
         except RoundFailed as err:
             return Release(None, str(err), work, None, masks_cancel=False)
         return Release(
-            self._read(found.aggregate, sites=len(vectors), patients=patients.size),
+            self.read(found.aggregate, sites=len(vectors), patients=patients.size),
             "",
             work,
             found.uploads[0],
@@ -183,8 +192,7 @@ class Hospitals:
     def loss(self, work: Work, patients: int) -> float | None:
         """How far the encoded update is from what was learned, in steps of the encoding; None where
         it was shortened to the plan's norm, or noise is added after rounding."""
-        most = math.inf if self.fixed.update_norm is None else self.fixed.update_norm
-        if work.update is None or work.clipped or float(np.linalg.norm(work.update)) > most:
+        if work.update is None or self.shortened(work):
             return None
         read = self.fixed.decode(work.vector.copy(), contributors=1).mean_update
         weighed = self.plan.aggregation.weighting == "patients"
@@ -192,13 +200,31 @@ class Hospitals:
         step = encoding_step(bits=self.fixed.bits, value_range=self.fixed.value_range)
         return float(np.abs(read - work.update).max() * share / step)
 
-    def _known(self) -> Ring:
+    def shortened(self, work: Work) -> bool:
+        """Whether the plan's bounds on an update, or on a coordinate of it, took something away."""
+        if work.clipped or work.update is None or self.fixed.update_norm is None:
+            return bool(work.clipped)
+        return float(np.linalg.norm(work.update)) > self.fixed.update_norm
+
+    @property
+    def known(self) -> int:
+        """How many other sites are not relied on."""
+        shared = is_distributed(self.plan)
+        return self.plan.colluding_sites if shared else len(self.plan.sites) - 1
+
+    def nothing(self) -> Ring:
+        """The vector of an evaluation that counted nothing."""
+        counts = np.zeros(self.fixed.metrics, np.int64)
+        return self.fixed.encode(None, weight=1, metrics=counts)[0]
+
+    def known_vector(self) -> Ring:
         """A site that tells all: it trained on nobody, and says what noise it added."""
         noise = (lambda _v, n: np.zeros(n, np.int64)) if is_distributed(self.plan) else None
         counts = np.zeros(self.fixed.metrics, np.int64)
         return self.fixed.encode(self.canaries.start(), weight=1, metrics=counts, noise=noise)[0]
 
-    def _read(self, found: Aggregate, *, sites: int, patients: int) -> Floats:
+    def read(self, found: Aggregate, *, sites: int, patients: int) -> Floats:
+        """What a sum over `sites` says of the audited one, which has so many patients."""
         if self.fixed.shared is not None:
             return found.mean_update * sites / (self.fixed.shared.gain * self._clip_norm)
         weighed = self.plan.aggregation.weighting == "patients"

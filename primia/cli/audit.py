@@ -56,6 +56,52 @@ def mechanism(
     _end(found, out, json=json)
 
 
+@app.command()
+def study(
+    plan: Annotated[
+        Path | None, typer.Option(help="The study plan, YAML; left out, a stand-in.")
+    ] = None,
+    canaries: Annotated[int, typer.Option(help="Made-up patients, in or out by a coin.")] = 5000,
+    z: Z = 3.09,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Rehearse the whole study with made-up patients alone, and score what adds up over rounds.
+
+    In this process, with the plan's rounds, steps and noise; it takes as long as that training.
+    Ends with 1 when the plan's ε is refuted.
+    """
+    from primia.audit.mechanism import STAND_IN
+    from primia.audit.study import audit_study
+    from primia.config.plan import load_plan
+
+    terms = STAND_IN if plan is None else load_plan(plan)
+    with _progress("rounds", hidden=json) as on_step:
+        found = audit_study(terms, canaries=canaries, z=z, on_step=on_step)
+    _end(found, out, json=json)
+
+
+@app.command()
+def ledger(
+    place: Annotated[
+        Path, typer.Argument(metavar="LEDGER", help="ledger.db, or the worker's folder.")
+    ],
+    statement: Annotated[
+        Path | None, typer.Option(help="Audit the figure of this statement.json instead.")
+    ] = None,
+    delta: Annotated[float | None, typer.Option(help="Left out, the one charged at.")] = None,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Price again, with other accountants, what a hospital's ledger has logged.
+
+    Reads and changes nothing. Ends with 1 when less is claimed than was spent.
+    """
+    from primia.audit.ledger import audit_ledger
+
+    _end(audit_ledger(place, delta=delta, statement=statement), out, json=json)
+
+
 def _end(found: Finding, out: Path | None, *, json: bool) -> None:
     show(found, out, json=json)
     if found.verdict.value == "refuted":

@@ -3,7 +3,7 @@
 Each site adds a share of discrete Gaussian noise in the ring before masking, so that the sum over
 the sites, which is all that is ever seen, holds noise once and not once for each site. Kairouz,
 Liu, Steinke, "The distributed discrete Gaussian mechanism for federated learning with secure
-aggregation", ICML 2021 (arXiv 2102.06387); docs/privacy-accounting.md has the argument.
+aggregation", ICML 2021 (arXiv 2102.06387); docs/privacy.md has the argument.
 """
 
 from __future__ import annotations

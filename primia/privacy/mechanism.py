@@ -47,7 +47,7 @@ class DistributedDpSgd(_NoisySums):
     sampling_rate, steps, errors: as for `DpSgd`.
 
     It is priced by RDP at whole orders only: that is what is proved for discrete noise under
-    Poisson sampling (docs/privacy-accounting.md).
+    Poisson sampling (docs/privacy.md).
     """
 
 

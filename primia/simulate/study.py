@@ -77,7 +77,10 @@ class Simulation:
         start: Weights,
         crew: Crew,
         wishes: Wishes,
+        on_sum: Callable[[RoundKind, Aggregate], None] = lambda _kind, _sums: None,
     ) -> None:
+        """on_sum: hears what each sum says that is not discarded, before it is applied."""
+        self._on_sum = on_sum
         self.plan, self._contribution, self._crew, self._wishes = plan, contribution, crew, wishes
         self._digest = plan_digest(plan)
         self._keys = Keys(plan.site_ids)
@@ -220,6 +223,7 @@ class Simulation:
         if commit is not None:
             try:
                 sums = decode_groups(self._contribution, commit.totals, commit.groups)
+                self._on_sum(attempt.kind, sums)
                 votes, returned_to, norm = self._apply(attempt, sums, commit)
             except (RoundFailed, PeerError) as err:
                 commit, reason = None, f"the sum was discarded: {err}"

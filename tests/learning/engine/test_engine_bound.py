@@ -178,7 +178,7 @@ def rounded_alike(model, x):
 def test_the_bound_holds_where_the_input_of_a_late_layer_is_far_from_zero(case, clipping):
     model, x, methods = far(case)
     if not rounded_alike(model, x):
-        pytest.skip("this CPU rounds a row differently beside fewer (docs/privacy-accounting.md)")
+        pytest.skip("this CPU rounds a row differently beside fewer (docs/privacy.md)")
     for unit in (torch.arange(8), UNEQUAL):
         norms = exact_norms(model, wave, x, torch.zeros(8), unit)
         clip_norm = sorted(norms)[1]
