@@ -18,6 +18,7 @@ from primia import contribute
 from primia.audit.mechanism import STAND_IN, audit_mechanism
 from primia.config.plan import StudyPlan
 from primia.config.strict import validate
+from primia.errors import ConfigError
 from primia.federation import contribution
 from primia.findings import Finding, Verdict
 from primia.learning import local, step
@@ -375,3 +376,29 @@ def test_the_honest_build_is_not_refuted_and_the_bounds_lie_below_the_claim() ->
     assert found.figures["epsilon_rank_lower"] is not None
     assert found.figures["false_alarm_rate"] == pytest.approx(0.002, abs=1e-5)
     assert "not proved" in found.limits
+
+
+def test_the_honest_build_with_shared_noise_is_not_refuted_and_half_a_share_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = audit_mechanism(SHARED, canaries=1000)
+    assert found.verdict is Verdict.NOT_REFUTED, found.answer
+    honest = contribute.discrete_gaussian
+    monkeypatch.setattr(contribute, "discrete_gaussian", lambda v, n, entropy: honest(v // 4, n))
+    found = audit_mechanism(SHARED, canaries=1000)
+    assert found.verdict is Verdict.REFUTED
+    assert "noise of each layer" in broken(found)
+
+
+@pytest.mark.slow
+def test_the_honest_build_is_refuted_no_more_often_than_is_stated() -> None:
+    """At a rate of 0.2 % three or more of 200 refuted are seen once in 130 runs of this test."""
+    refuted = [audit_mechanism(STAND_IN).verdict is Verdict.REFUTED for _ in range(200)]
+    assert sum(refuted) < 3
+
+
+def test_what_claims_nothing_or_asks_for_too_few_canaries_is_refused() -> None:
+    with pytest.raises(ConfigError, match="claims nothing"):
+        audit_mechanism(STAND_IN.model_copy(update={"privacy": "none"}))
+    with pytest.raises(ConfigError, match="canaries 10"):
+        audit_mechanism(STAND_IN, canaries=10)
