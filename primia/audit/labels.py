@@ -21,6 +21,7 @@ from torch import nn
 from primia.audit.chance import ALPHA, luck_of_wins
 from primia.audit.films import Case
 from primia.audit.release import Gradient, Releases, Rows
+from primia.audit.threads import one_thread
 from primia.errors import ConfigError
 from primia.federation.contribution import Entropy
 from primia.findings import Figure, Finding, Table, Verdict
@@ -57,6 +58,7 @@ class Score:
     errors: tuple[int, ...]  # of each trial, summed over classes
 
 
+@one_thread()
 def attack_labels(
     case: Case,
     model: nn.Module,

@@ -11,6 +11,7 @@ from primia.audit.invert_finding import attack_invert
 from primia.audit.labels import attack_labels
 from primia.audit.mechanism import audit_mechanism
 from primia.audit.networks import first_network
+from primia.audit.threads import one_thread
 from primia.config.plan import StudyPlan
 from primia.findings import Finding
 from primia.settle import settle
@@ -20,6 +21,7 @@ _TRIALS = 20
 _WISHES = Wishes(films=2, steps=100, seconds=60.0, seed=_SEED)
 
 
+@one_thread()
 def findings_for_report(
     plan: StudyPlan, *, on_step: Callable[[str], None] = lambda _what: None
 ) -> tuple[Finding, ...]:
