@@ -3,20 +3,21 @@
 A film shows its canary's number in bright and dark squares, wide enough that shifts and turns of
 the plan's augmentation leave it legible. The network reads the number and looks up the canary's
 row in several layers; the loss pulls at that row alone. So gradients of different canaries are
-orthogonal, each spread evenly over all layers and far longer than any clip norm, and everything
-between a film and the sum (views, units, clipping, noise) is the product's own.
+orthogonal, each spread evenly over all layers and longer than the clip norm, by little or by much,
+and everything between a film and the sum (views, units, clipping, noise) is the product's own.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from primia.config.plan import ModelTerms
+from primia.config.plan import ModelTerms, StudyPlan
 from primia.imaging.dataset import Cohort, Films
 from primia.learning.models import FloatVector
 
@@ -47,15 +48,13 @@ class CanaryNetwork(nn.Module):
     _powers: torch.Tensor
     _pull: torch.Tensor
 
-    def __init__(self, ids: int, classes: int, pull: float) -> None:
+    def __init__(self, ids: int, classes: int, pull: torch.Tensor) -> None:
         super().__init__()
         if not 1 <= ids <= MOST:
             raise ValueError(f"canaries: {ids}, need 1 to {MOST}")
         self._ids, self._classes = ids, classes
         self.rows = nn.ModuleList(nn.Embedding(ids, WIDTH) for _ in range(LAYERS))
-        # Some canaries are three clip norms long, some a thousand times that.
-        lengths = pull * 3 * 10.0 ** (3 * (torch.arange(ids) % 7) / 6)
-        self.register_buffer("_pull", lengths, persistent=False)
+        self.register_buffer("_pull", pull, persistent=False)
         self.register_buffer("_powers", 2 ** torch.arange(_BITS), persistent=False)
 
     def forward(self, films: torch.Tensor) -> torch.Tensor:
@@ -77,12 +76,21 @@ class CanaryNetwork(nn.Module):
 class Canaries:
     """So many directions for a plan's terms, and what builds and reads them.
 
-    clip_norm: of the plan; most_films: of a patient in one step.
+    clip_norm, automatic: clipping of the plan; most_films: of a patient in one step.
+    The last canary alone is shorter than the clip norm.
     """
 
     ids: int
     clip_norm: float
     most_films: int
+    automatic: bool = False
+
+    @classmethod
+    def of(cls, plan: StudyPlan, ids: int) -> Self:
+        """For a plan with privacy."""
+        assert plan.privacy != "none"
+        automatic = plan.privacy.clipping == "automatic"
+        return cls(ids, plan.privacy.clip_norm, plan.training.max_films_per_patient, automatic)
 
     @property
     def parameters(self) -> int:
@@ -91,10 +99,17 @@ class Canaries:
     def network(self, terms: ModelTerms) -> CanaryNetwork:
         """Stands in for the plan's network; `terms` is what that would be built from."""
         classes = len(terms.classes)
-        # Cross-entropy over level outputs pulls at one of them with 1 / classes. Long against the
-        # summand 0.01 of automatic clipping, too.
-        pull = max(self.clip_norm, 10.0) * classes / (LAYERS * WIDTH) ** 0.5
+        # Cross-entropy over level outputs pulls at one of them with 1 / classes.
+        pull = self.lengths() * classes / (LAYERS * WIDTH) ** 0.5
         return CanaryNetwork(self.ids, classes, pull)
+
+    def lengths(self) -> torch.Tensor:
+        """Norm of each canary's gradient, (ids,): from just above the clip norm to a
+        thousand times that, and far above the summand 0.01 of automatic clipping."""
+        times = 1.4 * 10.0 ** (3 * (torch.arange(self.ids) % 7) / 6)
+        found = self.clip_norm * times + 10.0 * self.automatic
+        found[-1] = self.clip_norm / 10
+        return found
 
     def start(self) -> FloatVector:
         """Weights to start from, all zero."""
@@ -123,6 +138,10 @@ class Canaries:
         as independent samples with the deviation of one coordinate."""
         rows = self._by_id(released)
         return np.asarray((rows[..., 0] - rows[..., 1]) / 2**0.5, np.float64)
+
+    def nobody(self, released: npt.NDArray[np.floating], first: int) -> npt.NDArray[np.float64]:
+        """Every coordinate of the canaries from `first` on, none of whom took part."""
+        return self._by_id(released)[..., first:, :].ravel()
 
     def _by_id(self, released: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         shape = (*released.shape[:-1], LAYERS, self.ids, WIDTH)

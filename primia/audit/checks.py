@@ -49,6 +49,25 @@ def level(name: str, groups: Sequence[Floats], sigma: float) -> Check:
     return Check(name, f"{sigma:.4g}", f"{odd:.4g}", min(1.0, len(groups) * worst))
 
 
+def at_least(name: str, samples: Floats, sigma: float) -> Check:
+    """The samples are Gaussian of this deviation or more: by the sum of their squares."""
+    from scipy.stats import chi2
+
+    total = float(np.square(samples).sum()) / sigma**2
+    seen = sigma * math.sqrt(total / samples.size)
+    chance = float(chi2.cdf(total, samples.size))
+    return Check(name, f"{sigma:.4g} at least", f"{seen:.4g}", chance)
+
+
+def farthest(name: str, samples: Floats) -> Check:
+    """The largest of all is neither nearer nor farther out than that of N(0, 1)."""
+    largest = float(np.abs(samples).max())
+    beyond = math.log1p(-min(math.erfc(largest / math.sqrt(2)), 1 - 1e-16)) * samples.size
+    nearer, farther = math.exp(beyond), -math.expm1(beyond)
+    claim = "as far as Gaussian noise"
+    return Check(name, claim, f"{largest:.3g} deviations", min(1.0, 2 * min(nearer, farther)))
+
+
 def shape(name: str, samples: Floats) -> Check:
     """Excess kurtosis 0 and mean 0, as Gaussian noise has; -1.2 is uniform, 3 Laplace."""
     count = samples.size
@@ -94,20 +113,21 @@ def drawn(
     rate: float,
     noise: float,
 ) -> Check:
-    """The mean share of patients in a step is the rate, whether they have one film or several.
+    """The mean share of patients in a step is the rate, whether they have one film or several, and
+    in each group by itself.
 
     counts: (steps, groups), each with noise; films: that each patient of a group has; size:
     patients of a group.
     """
     worst, seen = 1.0, rate
-    kinds = np.unique(films)
-    for kind in kinds:
-        found = counts[:, films == kind]
+    kinds = [counts[:, films == kind] for kind in np.unique(films)]
+    groups = list(counts.T) if counts.shape[1] > 1 else []
+    for found in (*kinds, *groups):
         error = math.sqrt((size * rate * (1 - rate) + noise**2) / found.size)
         chance = _two_sided((float(found.mean()) - size * rate) / error)
         if chance <= worst:
             worst, seen = chance, float(found.mean()) / size
-    return Check(name, f"{rate:.4g}", f"{seen:.4g}", min(1.0, kinds.size * worst))
+    return Check(name, f"{rate:.4g}", f"{seen:.4g}", min(1.0, (len(kinds) + len(groups)) * worst))
 
 
 def spread(name: str, totals: Floats, variance: float, per: str) -> Check:

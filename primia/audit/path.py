@@ -84,14 +84,14 @@ class Release:
     """One round. seen: the audited site's sum in clip norms, (parameters,), as whoever knows all
     other sites reads it; None when no sum came out, for `reason`.
 
-    masked: the audited site's words under its mask; masks_cancel: whether the
-    sum is exactly that of the sites' vectors.
+    masked: the audited site's words under all its masks, under those with others alone, and under
+    its own alone. masks_cancel: whether the sum is exactly that of the sites' vectors.
     """
 
     seen: Floats | None
     reason: str
     work: Work
-    masked: Ring | None
+    masked: tuple[Ring, Ring, Ring] | None
     masks_cancel: bool
 
 
@@ -185,7 +185,7 @@ class Hospitals:
             self.read(found.aggregate, sites=len(vectors), patients=patients.size),
             "",
             work,
-            found.uploads[0],
+            (found.uploads[0], found.under_pair_masks, found.under_own_mask),
             masks_cancel=same_words(self.fixed.layout, found.total, vectors),
         )
 

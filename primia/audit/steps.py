@@ -16,6 +16,8 @@ from primia.audit.checks import (
     Check,
     Floats,
     drawn,
+    exact,
+    farthest,
     level,
     shape,
     spread,
@@ -26,9 +28,12 @@ from primia.audit.checks import (
 from primia.audit.path import Hospitals, rehearsed
 from primia.config.plan import StudyPlan
 from primia.learning.clipping import CLIP_MARGIN
+from primia.learning.terms import is_distributed
 
 IDS = 512
 _STEPS = 100  # watched, at least
+_ALONE = 300  # of a hospital with one patient, at least
+_LONG, _SHORT = 6, IDS - 1  # canaries: a thousand clip norms long, and a tenth of one
 _LONGEST = 50  # steps of a round
 _MOST_PATIENTS = 8000
 _MOST_GROUPS = 32
@@ -62,39 +67,61 @@ def watch(plan: StudyPlan, device: str = "cpu") -> list[Check]:
     rounds = max(2, math.ceil(_STEPS / steps))
     terms = rehearsed(plan, rate=rate, steps=steps, most_patients=_MOST_PATIENTS)
     assert terms.privacy != "none"
-    canaries = Canaries(IDS, terms.privacy.clip_norm, terms.training.max_films_per_patient)
+    canaries = Canaries.of(terms, IDS)
     site = Hospitals(terms, canaries, device)
     groups = _Groups.of(rate, site.noise, site.room)
     ids = np.arange(groups.count * groups.size, dtype=np.int64) % groups.count
-    runs = np.stack([site.work(ids).steps for _ in range(rounds)])
+    # In every other round patients of a group follow each other, in the rest they are spread.
+    runs = np.stack([site.work(np.sort(ids) if r % 2 else ids).steps for r in range(rounds)])
     other = site.work(ids).steps  # another hospital with the same patients
-    alone = np.concatenate([site.work(ids[:1]).steps for _ in range(2)])
+    alone = _alone(site, _LONG, math.ceil(_ALONE / steps))
+    short = _alone(site, _SHORT, math.ceil(_STEPS / steps))
     if runs.shape[1] != steps:
         seen = f"{runs.shape[1]}"
         return [Check("steps of a round", f"{steps}", seen, 0.0)]
     every = runs.reshape(rounds * steps, -1)
     counts = canaries.scores(every)[:, : groups.count]
+    films = canaries.films_of(ids[: groups.count])
+    lone = canaries.scores(alone)[:, _LONG : _LONG + 1] / (1 - CLIP_MARGIN)
+    nobody = canaries.nobody(every, groups.count) / site.noise
     return [
-        *_of_noise(canaries, every, np.concatenate([every, other]), alone, site.noise),
-        *_of_draws(
-            counts, canaries.films_of(ids[: groups.count]), groups, rounds, rate, site.noise
-        ),
+        *_of_noise(canaries, every, [every, other, alone], [alone, short], site.noise),
+        farthest("farthest noise", nobody),
+        *_of_digits(canaries.nobody(runs[:, 0], groups.count), plan),
+        *_of_draws(counts, films, groups, rounds, rate, site.noise),
+        drawn("an only patient's chance", lone, films[:1], 1, rate, site.noise),
     ]
 
 
+def _alone(site: Hospitals, who: int, rounds: int) -> Floats:
+    """Steps of a hospital with this patient and nobody else."""
+    return np.concatenate([site.work(np.array([who])).steps for _ in range(rounds)])
+
+
 def _of_noise(
-    canaries: Canaries, steps: Floats, with_other: Floats, alone: Floats, sigma: float
+    canaries: Canaries, steps: Floats, all_rows: list[Floats], alone: list[Floats], sigma: float
 ) -> list[Check]:
     noise = canaries.noise(steps)
-    rows = canaries.noise(with_other).reshape(len(with_other), -1)
+    rows = np.concatenate([canaries.noise(part).reshape(len(part), -1) for part in all_rows])
+    few = [row for part in alone for row in canaries.noise(part)]
     return [
         level("noise of each layer", [noise[:, i] for i in range(LAYERS)], sigma),
         level("noise of each step", list(noise), sigma),
-        level("noise of a batch of one patient or none", list(canaries.noise(alone)), sigma),
+        level("noise of a batch of one patient or none", few, sigma),
         shape("shape of the noise", noise / sigma),
         unrelated_rows("noise of steps, rounds and sites", rows),
         unrelated_weights("noise of weights and layers", rows),
     ]
+
+
+def _of_digits(first: Floats, plan: StudyPlan) -> list[Check]:
+    """Noise of few digits leaves those of the sum below it bare. Of first steps, which no weight
+    rounds. (Shared noise is of whole steps, and so is what it is added to.)"""
+    if is_distributed(plan):
+        return []
+    share = np.unique(first).size / first.size
+    claim = "different in nine of ten weights"
+    return [exact("digits of the noise", claim, met=share > 0.9, seen=f"in {share:.4f}")]
 
 
 def _of_draws(

@@ -129,9 +129,7 @@ class _Watch:
     def __init__(self, plan: StudyPlan, canaries: int, patients: Ids, on_step: OnStep) -> None:
         assert plan.privacy != "none"
         self.plan, self._patients, self._on_step = plan, patients, on_step
-        self.canaries = Canaries(
-            canaries + 1, plan.privacy.clip_norm, plan.training.max_films_per_patient
-        )
+        self.canaries = Canaries.of(plan, canaries + 1)
         self._sites = Hospitals(plan, self.canaries)
         self._stranger = np.array([canaries])
         self.total: Floats = np.zeros(self.canaries.parameters)

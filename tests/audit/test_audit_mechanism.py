@@ -21,13 +21,15 @@ from primia.config.strict import validate
 from primia.errors import ConfigError
 from primia.federation import contribution
 from primia.findings import Finding, Verdict
-from primia.learning import local, step
+from primia.learning import local, step, terms
 from primia.learning.clipped import PerUnitClipping
 from primia.learning.clipping import Flat
 from primia.learning.insecure import insecure_seeded_entropy
 from primia.learning.step import PrivateStep
 from primia.protocol import site_secrets, unmasking
-from primia.secagg import encoding, masks
+from primia.protocol.site_secrets import SiteSecrets
+from primia.secagg import encoding, keys, masks
+from primia.types import sha256
 
 Break = Callable[[pytest.MonkeyPatch], None]
 
@@ -173,7 +175,79 @@ def one_noise_for_all_sites(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(local, "private_step", private_step)
 
 
+def noise_from(make: Callable[[int, torch.Generator], torch.Tensor]) -> Break:
+    """Noise that `make` gives of unit size: as many weights, a generator with a fresh seed."""
+
+    def breaks(patch: pytest.MonkeyPatch) -> None:
+        def add(targets: Any, sigma: float, entropy: Any, *, scale: float, threads: int) -> None:
+            generator = torch.Generator().manual_seed(int.from_bytes(entropy(7), "little"))
+            noise = make(sum(t.numel() for t in targets), generator) * sigma
+            for target, part in zip(
+                targets, noise.split([t.numel() for t in targets]), strict=True
+            ):
+                target.add_(part.view(target.shape)).mul_(scale)
+
+        patch.setattr(step, "add_gaussian", add)
+
+    return breaks
+
+
+def noise_cut_off(patch: pytest.MonkeyPatch) -> None:
+    """No sample lies more than 3.5 deviations out."""
+    noise_from(lambda n, g: torch.randn(n, generator=g).clamp(-3.5, 3.5))(patch)
+
+
+def noise_of_half_precision(patch: pytest.MonkeyPatch) -> None:
+    noise_from(lambda n, g: torch.randn(n, generator=g).half().float())(patch)
+
+
+def noise_that_follows_from_the_films(patch: pytest.MonkeyPatch) -> None:
+    """Its seed is a digest of the sum that it should hide."""
+
+    def add(targets: Any, sigma: float, _entropy: Any, *, scale: float, threads: int) -> None:
+        key = sha256(b"".join(t.numpy().tobytes() for t in targets))
+        add_gaussian(targets, sigma, lambda _n: bytes.fromhex(key), scale=scale)
+
+    patch.setattr(step, "add_gaussian", add)
+
+
+def noise_by_the_longest_gradient(patch: pytest.MonkeyPatch) -> None:
+    """As large as the patients in the batch need, which tells how long their gradients are."""
+    honest, longest = PerUnitClipping.sum, [0.0]
+
+    def watched(self: Any, *arguments: Any) -> Any:
+        found = honest(self, *arguments)
+        longest[0] = found.longest
+        return found
+
+    def add(targets: Any, sigma: float, entropy: Any, *, scale: float, threads: int) -> None:
+        add_gaussian(targets, sigma * min(1.0, longest[0] or 1.0), entropy, scale=scale)
+
+    patch.setattr(PerUnitClipping, "sum", watched)
+    patch.setattr(step, "add_gaussian", add)
+
+
 # --- clipping ---
+
+
+def clipping_of_the_far_too_long_alone(patch: pytest.MonkeyPatch) -> None:
+    honest = Flat.factors
+
+    def factors(self: Flat, squared: torch.Tensor) -> torch.Tensor:
+        short = squared.sum(0).sqrt() < 2 * self.clip_norm
+        return torch.where(short, torch.ones_like(squared), honest(self, squared))
+
+    patch.setattr(Flat, "factors", factors)
+
+
+def no_clipping_of_an_only_patient(patch: pytest.MonkeyPatch) -> None:
+    honest = PerUnitClipping.sum
+
+    def unless(self: Any, clipping: Any, loss: Any, inputs: Any, targets: Any, unit: Any) -> Any:
+        rule = Flat(1e9) if len(torch.unique(unit)) == 1 else clipping
+        return honest(self, rule, loss, inputs, targets, unit)
+
+    patch.setattr(PerUnitClipping, "sum", unless)
 
 
 def clipping_by_layer(patch: pytest.MonkeyPatch) -> None:
@@ -272,6 +346,27 @@ def patients_drawn_by_film(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(local, "views", by_film)
 
 
+def no_empty_batches(patch: pytest.MonkeyPatch) -> None:
+    """Who is first comes in where nobody was drawn."""
+    honest = step.poisson_patients
+
+    def draw(units: int, rate: float, entropy: Any) -> Any:
+        drawn = honest(units, rate, entropy)
+        return drawn if drawn.size else np.zeros(1, np.int64)
+
+    patch.setattr(step, "poisson_patients", draw)
+
+
+def the_first_half_at_twice_the_rate(patch: pytest.MonkeyPatch) -> None:
+    """Batches are as large as they should be, and some patients are in them twice as often."""
+    honest = step.poisson_patients
+
+    def draw(units: int, rate: float, entropy: Any) -> Any:
+        return honest((units + 1) // 2, min(1.0, 2 * rate), entropy)
+
+    patch.setattr(step, "poisson_patients", draw)
+
+
 # --- divisor, encoding, masks ---
 
 
@@ -317,6 +412,43 @@ def one_mask_for_all_rounds(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(masks.KeyStream, "words", same)
 
 
+def own_masks_alone(patch: pytest.MonkeyPatch) -> None:
+    """The coordinator learns these, and so every site's words; the sum comes out as ever."""
+    honest = SiteSecrets.mask_in_place
+
+    def alone(self: Any, words: Any, layout: Any, _partners: Any, **named: Any) -> None:
+        honest(self, words, layout, (), **named)
+
+    patch.setattr(SiteSecrets, "mask_in_place", alone)
+
+
+def no_masks_of_their_own(patch: pytest.MonkeyPatch) -> None:
+    """Whose words come late is taken for lost, and is open then."""
+
+    def paired(
+        self: Any, words: Any, layout: Any, partners: Any, *, session: Any, cipher: Any, **_: Any
+    ) -> None:
+        for vector in layout.vectors:
+            named = {"session": session, "vector": vector, "cipher": cipher}
+            secrets = [(peer, self.peers[peer].mask) for peer in partners]
+            found = [(p, keys.pair_mask_key(s, one=self.me, other=p, **named)) for p, s in secrets]
+            among = [masks.pair_mask(key, me=self.me, peer=peer) for peer, key in found]
+            masks.apply_masks(words[layout.slice(vector.name)], among, cipher=cipher)
+
+    patch.setattr(SiteSecrets, "mask_in_place", paired)
+    patch.setattr(unmasking, "_masks", lambda *_a: iter(()))
+
+
+def shares_for_one_more(patch: pytest.MonkeyPatch) -> None:
+    """Sized as if one of those who may pool what they know did not."""
+    honest = terms.noise_share
+
+    def share(**named: Any) -> Any:
+        return honest(**(named | {"honest": named["honest"] + 1}))
+
+    patch.setattr(terms, "noise_share", share)
+
+
 NAMED_BY_THE_ISSUE = [
     half_the_noise,
     noise_on_the_mean,
@@ -332,6 +464,16 @@ OTHERS: list[tuple[Break, str]] = [
     (one_noise_for_all_weights, "noise of each layer"),
     (uniform_noise, "shape of the noise"),
     (seeded_noise, "noise of steps, rounds and sites"),
+    (noise_cut_off, "farthest noise"),
+    (noise_of_half_precision, "digits of the noise"),
+    (noise_that_follows_from_the_films, "noise of the same patients' sums"),
+    (noise_by_the_longest_gradient, "noise of a batch of one patient or none"),
+    (clipping_of_the_far_too_long_alone, "what a patient adds, in clip norms"),
+    (no_clipping_of_an_only_patient, "an only patient's chance"),
+    (no_empty_batches, "an only patient's chance"),
+    (the_first_half_at_twice_the_rate, "a patient's chance to be in a step"),
+    (own_masks_alone, "masks with others"),
+    (no_masks_of_their_own, "a site's own mask"),
     (one_noise_for_all_sites, "noise of steps, rounds and sites"),
     (no_clipping, "what a patient adds, in clip norms"),
     (clipping_without_the_first_layer, "what a patient adds, in clip norms"),
@@ -388,6 +530,15 @@ def test_the_honest_build_with_shared_noise_is_not_refuted_and_half_a_share_is(
     found = audit_mechanism(SHARED, canaries=1000)
     assert found.verdict is Verdict.REFUTED
     assert "noise of each layer" in broken(found)
+
+
+def test_shares_of_noise_that_count_on_one_site_too_many_are_refuted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shares_for_one_more(monkeypatch)
+    found = audit_mechanism(SHARED, canaries=1000)
+    assert found.verdict is Verdict.REFUTED
+    assert "noise of a sum" in broken(found)
 
 
 @pytest.mark.slow
