@@ -161,9 +161,17 @@ def write_report(
 
 
 def _pooled(record: StudyRecord, plan: StudyPlan) -> dict[int, Quality]:
-    """Quality of the best and the last model on the films of all sites."""
+    """Quality of the best and the last model on the films of all sites.
+
+    Raises DataError for scores of other classes than the plan's, or of none.
+    """
     shown = {m.number: m.scores for m in best_and_last(record) if m is not None and m.scores}
-    return {n: pooled_quality(s, plan.model.classes) for n, s in shown.items()}
+    try:
+        return {n: pooled_quality(s, plan.model.classes) for n, s in shown.items()}
+    except ValueError as err:
+        raise DataError(
+            f"result.json: the scores contradict the plan ({err}); export the study again"
+        ) from err
 
 
 def earlier_report(folder: Path) -> Report | None:

@@ -27,13 +27,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "imaging": {"config"},
     "learning": {"privacy", "config", "imaging"},
     "inference": {"config", "learning", "secagg", "storage"},  # learning: the zoo, in prepare
-    "report": {"findings"},
+    "report": {"documents", "findings"},
     "wire": {"tally", "protocol", "identity"},
     "settle": {"config", "privacy", "learning"},
     "study": {"config", "federation", "learning"},
     "contribute": {"config", "federation", "imaging", "learning", "privacy", "protocol", "study"},
     "outcome": {"config", "findings", "learning", "pooled_quality", "privacy", "report", "study"},
-    "findings": set(),
+    "documents": set(),
+    "findings": {"documents"},
     # Attacks and audits run on the product's own path, so they sit above all of it.
     "audit": {
         "config",

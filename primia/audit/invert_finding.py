@@ -64,7 +64,7 @@ def finding_of(inversion: Inversion, control: Trial, own: Trial, seconds: float)
         "films": inversion.wishes.films,
         "pixels": inversion.case.films.size,
         "noise_multiplier": inversion.noise,
-        "mean_film_psnr": mean_film_psnr(inversion.gallery),
+        "mean_film_psnr": round(mean_film_psnr(inversion.gallery), 1),
         "attack_works": works,
         "luck": luck,
     }
@@ -74,8 +74,8 @@ def finding_of(inversion: Inversion, control: Trial, own: Trial, seconds: float)
             name = f"{key}_{way.replace(' ', '_')}"
             figures[f"{name}_named"] = trial.named(way)
             figures[f"{name}_median_rank"] = float(trial.median(way, "rank"))
-            figures[f"{name}_psnr"] = trial.median(way, "psnr")
-            figures[f"{name}_ssim"] = trial.median(way, "ssim")
+            figures[f"{name}_psnr"] = round(trial.median(way, "psnr"), 1)
+            figures[f"{name}_ssim"] = round(trial.median(way, "ssim"), 2)
     return Finding(
         command="attack invert",
         title="Films rebuilt from an update",

@@ -22,7 +22,7 @@ from primia.audit.chance import ALPHA, luck_of_wins
 from primia.audit.films import Case
 from primia.audit.release import Gradient, Releases, Rows
 from primia.audit.threads import one_thread
-from primia.errors import ConfigError
+from primia.errors import ConfigError, DataError
 from primia.federation.contribution import Entropy
 from primia.findings import Figure, Finding, Table, Verdict
 from primia.learning.local import to_input
@@ -70,9 +70,15 @@ def attack_labels(
 ) -> Finding:
     """Draw steps of 1, 4 and 16 films, release each in three ways, and count their labels.
 
-    model: the plan's network. Raises ConfigError for a plan without privacy.
+    model: the plan's network. Raises ConfigError for a plan without privacy, DataError for fewer
+    patients than a step has.
     """
     began = time.monotonic()
+    if case.films.patient_count < max(SIZES):
+        raise DataError(
+            f"a step of this attack has films of {max(SIZES)} patients, and here are fewer; give "
+            "more films, or leave --data out for synthetic ones"
+        )
     releases = Releases(model, case.plan, entropy)
     where = _last_bias(model, releases)
     chance = np.random.default_rng([seed, 1])
@@ -159,7 +165,9 @@ def _finding(
     figures: dict[str, Figure] = {"trials": trials, "luck": luck}
     for (name, size), score in scores.items():
         key = f"{name.replace(' ', '_')}_{size}"
-        figures[f"exact_{key}"], figures[f"error_{key}"] = score.exact, score.error
+        # As in the table: more digits would tell the site's own classes to a patient.
+        figures[f"exact_{key}"] = round(score.exact, 2)
+        figures[f"error_{key}"] = round(score.error, 2)
     sigma = releases.privacy.noise_multiplier
     return Finding(
         command="attack labels",

@@ -35,6 +35,8 @@ def ssim(one: torch.Tensor, other: torch.Tensor) -> float:
 
 def rank_of(true: int, rebuilt: torch.Tensor, gallery: torch.Tensor) -> int:
     """The place of the film `true` when a gallery (n, size, size) is sorted by its distance to
-    `rebuilt` (size, size): 1 when no other is nearer."""
-    far = (gallery - rebuilt).double().square().sum((1, 2))
-    return 1 + int((far < far[true]).sum())
+    `rebuilt` (size, size): 1 when no other is as near. Among equals it has the middle place, so
+    that a picture that tells nothing, or is not a number, gets no good one."""
+    far = (gallery - rebuilt).double().square().sum((1, 2)).nan_to_num(torch.inf, torch.inf)
+    nearer, equal = int((far < far[true]).sum()), int((far == far[true]).sum())
+    return 1 + nearer + (equal - 1) // 2

@@ -55,15 +55,26 @@ def verdict_text(verdict: Verdict) -> str:
 def write(finding: Finding, folder: Path) -> None:
     """`finding.json`, and each picture as a PNG beside it.
 
-    The pictures of a local finding are not in the JSON, which may be handed on.
+    The pictures of a local finding are not in the JSON, which may be handed on; they are for the
+    owner's eyes alone. Raises StateError for a folder that cannot be written.
     """
+    from primia.errors import StateError
     from primia.findings import to_json
 
-    folder.mkdir(parents=True, exist_ok=True)
     told = finding.without_pictures() if finding.local else finding
-    (folder / "finding.json").write_text(to_json(told) + "\n", encoding="utf-8")
-    for number, picture in enumerate(finding.pictures, start=1):
-        (folder / f"picture-{number}.png").write_bytes(picture.png)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "finding.json").write_text(to_json(told) + "\n", encoding="utf-8")
+        for number, picture in enumerate(finding.pictures, start=1):
+            path = folder / f"picture-{number}.png"
+            path.touch(mode=0o600 if finding.local else 0o666)
+            if finding.local:
+                path.chmod(0o600)
+            path.write_bytes(picture.png)
+    except OSError as err:
+        raise StateError(
+            f"cannot write to {folder}: {err.strerror}; choose another folder"
+        ) from err
 
 
 def _grid(table: Table) -> object:

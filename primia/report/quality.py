@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-import types
-import typing
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from primia.documents import parse, typed
 from primia.errors import DataError, PolicyRefused
 
 SCHEMA = "primia-quality/1"
@@ -168,14 +167,12 @@ def to_json(found: SiteQuality) -> str:
 def from_json(text: str) -> SiteQuality:
     """Read what `to_json` wrote. Raises DataError when it is something else."""
     try:
-        if len(text) > MAX_BYTES:
-            raise ValueError(f"it is longer than {MAX_BYTES} bytes")
-        raw = json.loads(text, parse_constant=_no_number)
+        raw = parse(text, MAX_BYTES)
         if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
             raise ValueError("another schema")
-        found: SiteQuality = _read(SiteQuality, raw, "")
+        found: SiteQuality = typed(SiteQuality, raw)
         return found
-    except (ValueError, RecursionError) as err:
+    except ValueError as err:
         raise DataError(
             f"not a file of `primia-worker quality`: {err}; write it again with that command"
         ) from err
@@ -183,7 +180,7 @@ def from_json(text: str) -> SiteQuality:
 
 def quality_from_dict(raw: Any) -> Quality:
     """Read a quality from parsed JSON. Raises ValueError when it is something else."""
-    found: Quality = _read(Quality, raw, "quality")
+    found: Quality = typed(Quality, raw, "quality")
     return found
 
 
@@ -192,13 +189,13 @@ def shareable(found: SiteQuality) -> SiteQuality:
 
     A class with fewer patients than `FLOOR`, or with fewer beside it, is left out, and so are
     stretches of the reliability curve with fewer, and predictive values of fewer films. Confusion
-    counts are left out whole: rates and class sizes would tell a small one from the others. Curves
-    are drawn on a grid of 20 steps. A file that was made so stays as it is.
+    counts are left out whole: rates and class sizes would tell a small one from the others. Where
+    a class is left out, so is all that tells the shares of the others, whose rest it is. Curves
+    are drawn on a grid of 20 steps. A file that was made so stays as it is, by the same rules:
+    that it says so of itself counts for nothing.
 
     Raises PolicyRefused when the patients are too few for any figure.
     """
-    if found.shared:
-        return found
     quality = found.quality
     patients = quality.patients or 0
     kept = tuple(_rounded_class(c) for c in quality.classes if _may_leave(c, patients))
@@ -208,6 +205,8 @@ def shareable(found: SiteQuality) -> SiteQuality:
             "keep this one here, or test on more films (data.validation_fraction)"
         )
     whole = len(kept) == len(quality.classes)
+    if not whole:
+        kept = tuple(map(_without_shares, kept))
     nothing = Estimate(None)
     return replace(
         found,
@@ -229,7 +228,7 @@ def shareable(found: SiteQuality) -> SiteQuality:
             auc=_rounded(quality.auc, _AUC_DIGITS) if whole else nothing,
             accuracy=_rounded(quality.accuracy),
             balanced_accuracy=_rounded(quality.balanced_accuracy) if whole else nothing,
-            brier=_round(quality.brier),
+            brier=_round(quality.brier) if whole else None,
             ece=_round(quality.ece) if whole else None,
             top_label_ece=_round(quality.top_label_ece),
             confusion=None,
@@ -327,8 +326,24 @@ def _rounded_class(found: ClassQuality) -> ClassQuality:
     )
 
 
+def _without_shares(found: ClassQuality) -> ClassQuality:
+    """Rates within the class and within the others alone: no share of it among all films."""
+    nothing = Estimate(None)
+    return replace(
+        found,
+        prevalence=None,
+        average_precision=nothing,
+        brier=None,
+        pr=(),
+        reliability=(),
+        ece=None,
+        operating=tuple(replace(p, ppv=nothing, npv=nothing) for p in found.operating),
+    )
+
+
 def _rounded_point(point: OperatingPoint) -> OperatingPoint:
-    tp, fp, fn, tn = point.counts or (0, 0, 0, 0)
+    # Without counts it was rounded before, and what may not leave is gone.
+    tp, fp, fn, tn = point.counts or (FLOOR, FLOOR, FLOOR, FLOOR)
     nothing = Estimate(None)
     return replace(
         point,
@@ -364,46 +379,3 @@ def _round(value: float | None) -> float | None:
 def _rounded(found: Estimate, digits: int = _DIGITS) -> Estimate:
     ends = (found.value, found.low, found.high)
     return Estimate(*(None if e is None else round(e, digits) for e in ends))
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no figure")
-
-
-def _read(wanted: Any, value: Any, where: str) -> Any:
-    """`value` as the type `wanted`: exactly, nothing is converted but int to float, list to tuple.
-
-    Raises ValueError naming the place.
-    """
-    origin, inner = typing.get_origin(wanted), typing.get_args(wanted)
-    if origin is types.UnionType:
-        if value is None and type(None) in inner:
-            return None
-        return _read(next(t for t in inner if t is not type(None)), value, where)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise ValueError(f"{where} is not a list")
-        kinds = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
-        if len(kinds) != len(value):
-            raise ValueError(f"{where} has {len(value)} entries, not {len(kinds)}")
-        pairs = enumerate(zip(kinds, value, strict=True))
-        return tuple(_read(k, v, f"{where}[{i}]") for i, (k, v) in pairs)
-    if is_dataclass(wanted):
-        return _read_fields(wanted, value, where)
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not wanted or (wanted is float and not math.isfinite(value)):
-        raise ValueError(f"{where} is not {wanted.__name__}")
-    return value
-
-
-def _read_fields(wanted: Any, value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise ValueError(f"{where or 'the file'} is not an object")
-    kinds = typing.get_type_hints(wanted)
-    names = {f.name for f in fields(wanted)}
-    if names != value.keys():
-        odd = ", ".join(sorted(names ^ value.keys()))
-        raise ValueError(f"{where or 'the file'}: missing or unknown: {odd}")
-    dot = where + "." if where else ""
-    return wanted(**{n: _read(kinds[n], value[n], dot + n) for n in sorted(names)})

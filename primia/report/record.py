@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from primia.documents import parse, typed
 from primia.errors import DataError
 
 SCHEMA = "primia-result/1"
@@ -139,32 +140,31 @@ def to_json(record: StudyRecord) -> str:
 def from_json(text: str) -> StudyRecord:
     """Read what `to_json` wrote. Raises DataError when it is something else."""
     try:
-        raw = json.loads(text)
-        if raw["schema"] != SCHEMA:
-            raise ValueError(f"schema {raw['schema']!r}")
-        return _record(raw)
-    except (ValueError, KeyError, TypeError) as err:
+        raw = parse(text, MAX_BYTES)
+        if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
+            raise ValueError("another schema")
+        found: StudyRecord = typed(StudyRecord, raw)
+        for model in found.models:
+            if model.scores is not None:
+                _check(model.scores, f"the scores of model {model.number}")
+        return found
+    except ValueError as err:
         raise DataError(f"this is not a {SCHEMA} file ({err}); export the study again") from err
 
 
-def _record(raw: dict[str, Any]) -> StudyRecord:
-    attempts = tuple(
-        Attempt(
-            **{
-                **a,
-                "contributors": tuple(a["contributors"]),
-                "absent": tuple(Absence(**x) for x in a["absent"]),
-            }
-        )
-        for a in raw["attempts"]
-    )
-    models = tuple(
-        ModelRecord(**{**m, "scores": m["scores"] and scores_from_dict(m["scores"])})
-        for m in raw["models"]
-    )
-    sites = tuple(SiteRecord(**s) for s in raw["sites"])
-    whole = {**raw, "attempts": attempts, "models": models, "sites": sites}
-    return StudyRecord(**{**whole, "notes": tuple(raw.get("notes", ()))})
+def _check(scores: Scores, where: str) -> None:
+    """Raises ValueError where the parts of `scores` do not fit each other."""
+    classes = len(scores.confusion)
+    shapes = {len(scores.roc), len(scores.auc_per_class), *map(len, scores.confusion)}
+    counts = [n for row in scores.confusion for n in row]
+    if classes < 2 or shapes != {classes} or len({len(curve) for curve in scores.roc}) != 1:
+        raise ValueError(f"{where} are of different numbers of classes")
+    if min(counts) < 0 or sum(counts) != scores.films:
+        raise ValueError(f"{where} do not add up to their films")
+    shares = [scores.auc, scores.accuracy, scores.balanced_accuracy, *scores.auc_per_class]
+    shares += [share for curve in scores.roc for point in curve for share in point]
+    if not all(0 <= share <= 1 for share in shares):
+        raise ValueError(f"{where} hold a share that is none")
 
 
 def scores_from_dict(raw: dict[str, Any]) -> Scores:

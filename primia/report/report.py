@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from primia import findings as found
+from primia.documents import parse
 from primia.errors import DataError
 from primia.findings import Finding, Verdict
 from primia.report import quality as measured
@@ -115,9 +116,7 @@ def to_json(report: Report) -> str:
 def from_json(text: str) -> Report:
     """Read what `to_json` wrote. Raises DataError when it is something else."""
     try:
-        if len(text) > MAX_BYTES:
-            raise ValueError(f"it is longer than {MAX_BYTES} bytes")
-        raw = json.loads(text)
+        raw = parse(text, MAX_BYTES)
         if raw["schema"] != SCHEMA or not isinstance(raw["local"], bool):
             raise ValueError("another schema")
         if len(raw["findings"]) > MAX_FINDINGS or len(raw["quality"]) > MAX_SITES:
@@ -130,7 +129,7 @@ def from_json(text: str) -> Report:
             quality=tuple(measured.from_json(json.dumps(q)) for q in raw["quality"]),
             local=raw["local"],
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
+    except (ValueError, KeyError, TypeError, AttributeError) as err:
         raise DataError(
             f"not a {SCHEMA} file ({err}); write it again with `primia report`"
         ) from err

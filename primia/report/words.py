@@ -73,8 +73,8 @@ def duration_text(seconds: float | None) -> str:
 
 
 def time_text(seconds: float | None) -> str:
-    """Seconds since 1970 as a date and time in UTC."""
-    if seconds is None:
+    """Seconds since 1970 as a date and time in UTC; a dash where no calendar has it."""
+    if seconds is None or not 0 <= seconds < 1e11:
         return NONE
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from primia.audit.labels import attack_labels, label_counts
 from primia.audit.networks import first_network
+from primia.errors import DataError
 from primia.findings import Verdict, from_json, to_json
 from tests.audit.scene import case
 
@@ -52,3 +54,9 @@ def test_labels_are_read_off_plain_gradients_and_guessed_under_the_noise_of_the_
     assert isinstance(clipped, float)
     assert isinstance(plain, float)
     assert clipped > plain
+
+
+def test_fewer_patients_than_a_step_has_are_refused() -> None:
+    few = case(patients=15)
+    with pytest.raises(DataError, match="16 patients"):
+        attack_labels(few, first_network(few.plan), trials=10)

@@ -46,3 +46,11 @@ def test_a_rank_is_one_and_the_number_of_nearer_films() -> None:
     same = gallery.clone()
     same[7] = same[4]
     assert rank_of(4, rebuilt, same) == rank_of(7, rebuilt, same) == 1
+
+
+def test_a_picture_that_tells_nothing_has_the_middle_rank_and_names_no_film() -> None:
+    gallery = torch.ones(256, 3, 3)
+    assert rank_of(7, torch.zeros(3, 3), gallery) == 128
+    told_apart = torch.arange(256.0)[:, None, None].expand(256, 3, 3)
+    for nothing in (torch.nan, torch.inf):
+        assert rank_of(7, torch.full((3, 3), nothing), told_apart) == 128

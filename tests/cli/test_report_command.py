@@ -9,11 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from primia import findings
+from primia.cli.findings import write
 from primia.cli.main import app
 from primia.config.plan import StudyPlan
 from primia.demo.plans import SYNTHETIC
 from primia.demo.plans import plan as demo_plan
-from primia.errors import ConfigError, DataError
+from primia.errors import ConfigError, DataError, StateError
 from primia.findings import Finding, Picture, Verdict
 from primia.report.record import ModelRecord, SiteRecord, StudyRecord, to_json
 from primia.report.report import from_json
@@ -140,3 +141,48 @@ def test_a_result_whose_plan_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "export" / "result.json").write_text(to_json(odd))
     with pytest.raises(ConfigError, match="the plan in"):
         run(str(tmp_path / "export"))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    ['"seconds": 1' + "0" * 400, '"seconds": 1e300', '"seconds": NaN', '"seconds": true',
+     '"title": "\\ud800"', '"verdict": "held"'],
+)  # fmt: skip
+def test_a_number_or_letter_that_no_file_can_hold_is_refused_in_one_line(
+    tmp_path: Path, odd: str
+) -> None:
+    exported(tmp_path / "export")
+    text = findings.to_json(finding(Verdict.REFUTED))
+    key = odd.split(":")[0]
+    lines = [line for line in text.splitlines() if not line.startswith(f"  {key}")]
+    kept = lines if key != '"verdict"' else text.splitlines()  # twice: refuted, and held
+    (tmp_path / "odd.json").write_text("\n".join([kept[0], f"  {odd},", *kept[1:]]))
+    with pytest.raises(DataError, match=r"odd\.json") as refused:
+        run(str(tmp_path / "export"), "--finding", str(tmp_path / "odd.json"))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("attempts", None), ("versions", []), ("planned_epsilon", "8"), ("best", "0"),
+     ("written_at", 10**400), ("notes", "a note"), ("sites", [None]), ("models", [[]])],
+)  # fmt: skip
+def test_a_damaged_result_is_refused_in_one_line(tmp_path: Path, field: str, value: Any) -> None:
+    exported(tmp_path / "export")
+    path = tmp_path / "export" / "result.json"
+    raw = json.loads(path.read_text())
+    path.write_text(json.dumps({**raw, field: value}))
+    with pytest.raises(DataError, match=r"result\.json") as refused:
+        run(str(tmp_path / "export"))
+    assert "\n" not in str(refused.value)
+
+
+def test_pictures_of_own_films_are_for_their_owner_and_a_bad_folder_is_named(
+    tmp_path: Path,
+) -> None:
+    write(finding(Verdict.HELD, local=True), tmp_path / "out")
+    assert (tmp_path / "out" / "picture-1.png").stat().st_mode & 0o077 == 0
+    assert "iVBOR" not in (tmp_path / "out" / "finding.json").read_text()
+    (tmp_path / "file").touch()
+    with pytest.raises(StateError, match="file"):
+        write(finding(Verdict.HELD), tmp_path / "file")

@@ -25,7 +25,7 @@ from primia.report.quality import (
     to_json,
 )
 
-finite = st.floats(allow_nan=False, allow_infinity=False)
+finite = st.floats(-1e15, 1e15)
 for number in (float, int):
     st.register_type_strategy(number, finite if number is float else st.integers(0, 2**53))
 
@@ -142,6 +142,21 @@ def test_a_class_of_few_patients_is_left_out_with_all_that_would_tell_of_it() ->
     assert [c.name for c in left.quality.classes] == ["normal", "pneumonia"]
     assert left.quality.auc == Estimate(None)
     assert left.comparisons == ()
+    # 1 less the shares of the others would be the share of the few.
+    assert left.quality.brier is None
+    for part in left.quality.classes:
+        assert part.prevalence is None
+        assert part.pr == part.reliability == ()
+        assert part.average_precision == part.operating[0].ppv == part.operating[0].npv
+        assert part.average_precision == Estimate(None)
+        assert part.operating[0].sensitivity.value == 0.91
+    assert shareable(left) == left
+
+
+def test_a_file_that_calls_itself_rounded_is_rounded_all_the_same() -> None:
+    assert shareable(replace(found(), shared=True)) == shareable(found())
+    with pytest.raises(PolicyRefused):
+        shareable(replace(found(15, 7), shared=True))
 
 
 @pytest.mark.parametrize(("patients", "of_class"), [(15, 7), (100, 9), (100, 91)])
