@@ -98,7 +98,7 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _whole(text: str) -> int:
-    if len(text) > 16:
+    if len(text) > 17:
         raise ValueError("a number is too large")
     return int(text)
 
