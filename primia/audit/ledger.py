@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import json
 import math
+import sqlite3
 import time
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from primia.errors import ConfigError, DataError
+from primia.errors import ConfigError, DataError, StateError
 from primia.findings import Figure, Finding, Table, Verdict
-from primia.privacy import Ledger, Mechanism
+from primia.privacy import Head, Ledger, Mechanism
 from primia.privacy.second_opinion import epsilon_above, epsilon_below
 from primia.storage.snapshot import Snapshot
+from primia.types import Digest
 
 _TOLERANCE = 1e-3  # relative: what the grids of the two distributions may differ by
-FILE = "ledger.db"
+FILE, DATABASE = "ledger.db", "worker.db"
+SMALLEST_DELTA = 1e-12
 
 
 def audit_ledger(
@@ -28,10 +33,12 @@ def audit_ledger(
     """The finding for the ledger at `place`, a file or a worker's folder; nothing is changed.
 
     delta: left out, the statement's, else the largest at which a row was charged.
-    statement: a `statement.json`, whose ε is then the claim.
+    statement: a `statement.json`, whose ε is then the claim; its signature is not looked at.
 
+    The chain must hold, and still contain what the worker's database beside it, or the statement,
+    remembers of it: rows can be cut off at its end without a trace in the rest.
     Raises ConfigError for a wrong path or δ, StateError for a ledger whose chain does not hold,
-    DataError for a file that is no statement.
+    DataError for a file that is no statement, or one of an earlier state of the ledger.
     """
     began = time.time()
     file = place / FILE if place.is_dir() else place
@@ -41,31 +48,74 @@ def audit_ledger(
         )
     claim = None if statement is None else _claim(statement)
     with Ledger(file, disk=Snapshot()) as ledger:
-        ledger.verify()
+        now = ledger.verify(at_least=_remembered(file.with_name(DATABASE)))
         rows = ledger.rows()
-        if delta is None:
-            delta = max((row.delta for row in rows), default=1e-5) if claim is None else claim[1]
-        if not 0 < delta < 1:
-            raise ConfigError(f"delta {delta}: must lie between 0 and 1")
+        if claim is not None:
+            ledger.verify(at_least=claim.head)
+            if claim.head.rows != now.rows:
+                raise DataError(
+                    f"{statement}: it is about {claim.head.rows} rows, and the ledger has "
+                    f"{now.rows} by now; write a new one (primia-worker ledger statement)"
+                )
+            if delta not in (None, claim.delta):
+                raise ConfigError(
+                    f"delta {delta}: the statement claims its ε at {claim.delta}; leave --delta out"
+                )
+            delta = claim.delta
+        elif delta is None:
+            delta = max((row.delta for row in rows), default=1e-5)
+        if not SMALLEST_DELTA <= delta < 1:
+            raise ConfigError(
+                f"delta {delta}: must be {SMALLEST_DELTA:g} or more and below 1; under that the "
+                "accountants cannot be told apart"
+            )
         spent = ledger.spent(delta)
         histories = ledger.histories()
-    claimed = spent if claim is None else claim[0]
+    claimed = spent if claim is None else claim.epsilon
     bare = any(m is None for history in histories for m in history)
     known = [[m for m in history if m is not None] for history in histories]
     return _judge(claimed, [] if bare else known, delta, bare, len(rows), began)
 
 
-def _claim(file: Path) -> tuple[float, float]:
-    """ε spent and δ of a statement; ε is infinite where it says that there is no bound."""
+@dataclass(frozen=True)
+class _Claim:
+    """What a statement says: ε spent, infinite where there is no bound, δ, and of which rows."""
+
+    epsilon: float
+    delta: float
+    head: Head
+
+
+def _claim(file: Path) -> _Claim:
     try:
-        data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        found = data["epsilon_spent"]
-        return math.inf if found is None else float(found), float(data["delta"])
-    except (OSError, ValueError, KeyError, TypeError) as err:
+        said: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["statement"]
+        found, chain = said["epsilon_spent"], said["chain"]
+        epsilon = math.inf if found is None else float(found)
+        if math.isnan(epsilon):
+            raise ValueError("its ε is no number")
+        return _Claim(
+            epsilon, float(said["delta"]), Head(int(chain["rows"]), Digest(chain["head"]))
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as err:
         raise DataError(
             f"{file}: not a ledger statement ({err}); name the statement.json that "
             "primia-worker ledger statement wrote"
         ) from err
+
+
+def _remembered(database: Path) -> Head | None:
+    """Where the ledger ended when this worker last charged; None without its database."""
+    if not database.is_file():
+        return None
+    try:
+        with closing(Snapshot().connect(database, 5.0, one_thread=True)) as db:
+            row = db.execute("SELECT value FROM meta WHERE key = 'ledger_head'").fetchone()
+    except sqlite3.Error as err:
+        raise StateError(f"{database}: cannot be read ({err}); restore it from a backup") from err
+    if row is None:
+        return None
+    rows, digest = str(row[0]).split(":")
+    return Head(int(rows), Digest(digest))
 
 
 def _judge(

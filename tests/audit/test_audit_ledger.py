@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from primia.errors import ConfigError, DataError, StateError
 from primia.findings import Verdict
 from primia.privacy import DistributedDpSgd, DpSgd, Ledger, Mechanism
 from primia.privacy.statement import statement
+from primia.storage.book import Book
 from primia.types import sha256
 
 
@@ -38,8 +40,13 @@ def claim(folder: Path, factor: float) -> Path:
     with Ledger(folder / "ledger.db") as ledger:
         made = statement(ledger, cap=10.0, delta=1e-5, time="now", site="east")
     made["epsilon_spent"] *= factor
+    return written(folder, made)
+
+
+def written(folder: Path, content: dict[str, Any]) -> Path:
+    """As `primia-worker ledger statement` writes it."""
     file = folder / "statement.json"
-    file.write_text(json.dumps(made))
+    file.write_text(json.dumps({"statement": content, "signature": "00", "certificate": ""}))
     return file
 
 
@@ -97,9 +104,59 @@ def test_a_release_without_privacy_has_no_bound_and_no_statement_may_name_one(
 ) -> None:
     ledger_of(tmp_path, DpSgd(0.1, 1.0, 5), None)
     assert audit_ledger(tmp_path).verdict is Verdict.TOLD
-    file = tmp_path / "statement.json"
-    file.write_text(json.dumps({"epsilon_spent": 3.0, "delta": 1e-5}))
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        made = statement(ledger, cap=10.0, delta=1e-5, time="now", site="east")
+    assert made["epsilon_spent"] is None
+    file = written(tmp_path, made | {"epsilon_spent": 3.0})
     assert audit_ledger(tmp_path, statement=file).verdict is Verdict.REFUTED
+
+
+def cut(folder: Path, after: int) -> None:
+    """Take the last rows off a ledger; what is left is a chain that holds."""
+    db = sqlite3.connect(folder / "ledger.db", isolation_level=None)
+    db.execute("DROP TRIGGER ledger_keeps_rows")
+    db.execute("DELETE FROM ledger WHERE number > ?", (after,))
+    db.close()
+
+
+def test_rows_cut_off_at_the_end_are_missed_by_the_statement_and_by_the_database_beside_it(
+    tmp_path: Path,
+) -> None:
+    ledger_of(tmp_path, *[DpSgd(0.1, 2.0, 10)] * 4)
+    said = claim(tmp_path, 1.0)
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        head = ledger.head()
+    cut(tmp_path, after=3)
+    assert audit_ledger(tmp_path).verdict is Verdict.NOT_REFUTED  # nothing here knows better
+    with pytest.raises(StateError, match="row"):
+        audit_ledger(tmp_path, statement=said)
+    book = Book(tmp_path / "worker.db", ())
+    book.note("ledger_head", f"{head.rows}:{head.digest}")
+    book.close()
+    with pytest.raises(StateError, match="row"):
+        audit_ledger(tmp_path)
+
+
+def test_a_statement_is_held_against_the_rows_and_the_delta_that_it_is_about(
+    tmp_path: Path,
+) -> None:
+    ledger_of(tmp_path, *[DpSgd(0.1, 2.0, 10)] * 3)
+    said = claim(tmp_path, 0.5)
+    with pytest.raises(ConfigError, match="leave --delta out"):  # a larger one would let it pass
+        audit_ledger(tmp_path, statement=said, delta=0.5)
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        ledger.charge(
+            plan=sha256(b"plan"),
+            round_number=4,
+            attempt=4,
+            mechanism=DpSgd(0.1, 2.0, 10),
+            update=sha256(b"4"),
+            cap_epsilon=float("inf"),
+            cap_delta=1e-5,
+            time="2026-01-01T00:00:00+00:00",
+        )
+    with pytest.raises(DataError, match="about 3 rows, and the ledger has 4"):
+        audit_ledger(tmp_path, statement=said)
 
 
 def test_an_empty_ledger_costs_nothing(tmp_path: Path) -> None:
@@ -114,9 +171,14 @@ def test_what_is_not_a_ledger_a_statement_or_a_delta_is_refused(tmp_path: Path) 
     with pytest.raises(ConfigError, match="delta 2"):
         audit_ledger(file, delta=2.0)
     wrong = tmp_path / "wrong.json"
-    wrong.write_text("{}")
-    with pytest.raises(DataError, match=r"statement\.json"):
-        audit_ledger(file, statement=wrong)
+    chain = '"delta": 1e-5, "chain": {"rows": 1, "head": "0"}'
+    nan = f'{{"statement": {{"epsilon_spent": NaN, {chain}}}}}'
+    for text in ("{}", "[]", "", "[" * 100_000, '{"epsilon_spent": 1, "delta": 1e-5}', nan):
+        wrong.write_text(text)
+        with pytest.raises(DataError, match=r"statement\.json"):
+            audit_ledger(file, statement=wrong)
+    with pytest.raises(ConfigError, match="delta 1e-300"):
+        audit_ledger(file, delta=1e-300)
     db = sqlite3.connect(file)
     db.execute("DROP TRIGGER ledger_keeps_values")
     db.execute("UPDATE ledger SET noise_multiplier = 9.0")

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from primia.audit.ledger import audit_ledger
 from primia.config.site import Caps, DataSource, SiteConfig
 from primia.errors import IdentityError, StateError
+from primia.findings import Verdict
 from primia.identity import authority, keyfile
 from primia.identity.enrolment import make_request
 from primia.identity.signing import sign
@@ -68,6 +70,15 @@ def test_a_statement_says_what_the_ledger_says_and_names_no_patient(
     for text in (written.read_text(), page):
         assert PATIENT.hex() not in text
         assert FILM.hex() not in text
+
+
+def test_the_audit_reads_a_statement_as_it_is_written_and_prices_it_again(written: Path) -> None:
+    ledger = written.parents[1]
+    assert audit_ledger(ledger, statement=written).verdict is Verdict.NOT_REFUTED
+    signed = json.loads(written.read_text())
+    signed["statement"]["epsilon_spent"] /= 2
+    written.write_text(json.dumps(signed))
+    assert audit_ledger(ledger, statement=written).verdict is Verdict.REFUTED
 
 
 def test_a_statement_that_was_changed_is_found(written: Path, identity: SiteIdentity) -> None:
