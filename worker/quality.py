@@ -59,9 +59,10 @@ def measure(
 
     Nothing leaves, and nothing is charged: models trained for comparison are dropped here. They
     are trained, though, so that the approval of plan and films and the site's hours must hold.
+    Without training it is enough that these films were approved for this plan at some time.
 
-    Raises ConfigError for what is no export, PolicyRefused (another plan than this folder's, no
-    approval, outside hours), DataError, StateError.
+    Raises ConfigError for what is no export, PolicyRefused (another plan than this folder's, films
+    that nobody approved, outside hours), DataError, StateError.
     """
     config, identity = load_site(config_file), load(folder)
     plan = exported_plan(wishes.export)
@@ -152,7 +153,7 @@ def _weights(wishes: Wishes, plan: StudyPlan) -> FloatVector:
 
 
 def _cohort(folder: Path, config: SiteConfig, plan: StudyPlan, *, trains: bool) -> Cohort:
-    """The films that this site's rounds used, if the plan is theirs and they are still approved."""
+    """The films that were approved here for this plan; `trains`: whose approval is in force."""
     digest, key = plan_digest(plan), site_key(folder, config)
     state = WorkerState(folder)
     try:
@@ -167,9 +168,20 @@ def _cohort(folder: Path, config: SiteConfig, plan: StudyPlan, *, trains: bool) 
             cohort = read_cohort(folder, config, plan, key, ledger)
         manifest = cohort.manifest
         assert manifest is not None
+        films, patients = len(manifest.entries), manifest.patients
         if trains:
-            films, patients = len(manifest.entries), manifest.patients
             check(state, Subject(digest, manifest.digest, policy_of(config), films, patients))
+        elif not any(
+            d.approved and (d.plan, d.cohort) == (digest, manifest.digest)
+            for d in state.decisions()
+        ):
+            # Another hospital's films, or more than were approved: under this site's key some of
+            # them may be tested that the study trained on.
+            raise PolicyRefused(
+                f"the {films} films of {patients} patients that the site file names are not the "
+                "cohort that was approved in this folder; name the site file and the --state that "
+                "belong together, or approve these films: primia-worker plan approve"
+            )
     finally:
         state.close()
     return cohort

@@ -21,6 +21,7 @@ from primia.errors import ConfigError, PolicyRefused, StateError
 from primia.federation.optimiser import pack_weights
 from primia.imaging.export import write_site_npz
 from primia.report.quality import from_json
+from primia.site_quality import Alone
 from primia.storage.audit_log import AuditLog
 from primia.storage.blobs import Blobs
 from primia.study import first_weights
@@ -30,6 +31,7 @@ from tests.renewal.study import EAST, PLAN
 from tests.worker.doctor.conftest import Hospital, contents, founded, hospital  # noqa: F401
 from worker.approval import Person, refuse
 from worker.cli import app
+from worker.page import approve_page, read_page
 from worker.quality import Wishes, measure, share
 from worker.state import WorkerState
 
@@ -60,10 +62,12 @@ def export(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bigger(hospital: Hospital, tmp_path: Path) -> Hospital:
-    """With enough films for a file that may be handed on; nobody has approved these yet."""
+    """With enough films for a file that may be handed on."""
     few = films(300, seed=2)
     (npz,) = write_site_npz({EAST: few}, tmp_path / "more", PLAN.model.classes)
     hospital.films_are({"kind": "npz", "path": str(npz)})
+    page = read_page(hospital.state, hospital.site_file)
+    assert not approve_page(hospital.state, page, BY).missing
     return hospital
 
 
@@ -119,7 +123,19 @@ def test_nothing_is_trained_that_the_hospital_does_not_allow(
     assert not (hospital.state / "quality.json").exists()
 
 
-def test_without_training_no_approval_is_asked_for(
+@pytest.mark.parametrize("alone", ["none", "both"])
+def test_films_that_were_not_approved_here_are_not_judged(
+    hospital: Hospital, export: Path, tmp_path: Path, alone: Alone
+) -> None:
+    """As of another hospital: under this one's split key, some it trained on would be tested."""
+    (npz,) = write_site_npz({EAST: films(40, seed=7)}, tmp_path / "west", PLAN.model.classes)
+    hospital.films_are({"kind": "npz", "path": str(npz)})
+    with pytest.raises(PolicyRefused, match=r"cohort .*approve"):
+        measure(hospital.state, hospital.site_file, Wishes(export, alone=alone, replicates=1000))
+    assert not (hospital.state / "quality.json").exists()
+
+
+def test_without_training_an_approval_that_was_taken_back_is_enough(
     hospital: Hospital,
     export: Path,
 ) -> None:
