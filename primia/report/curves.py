@@ -97,10 +97,17 @@ def quality_figures(prefix: str, quality: Quality, *, binary: bool) -> dict[str,
     }
 
 
+_SIDE, _LEFT, _RIGHT, _ABOVE, _BELOW = 2.6, 0.6, 0.1, 0.32, 0.5  # inches: square, and around it
+
+
 def _lines(name: str, kind: _Kind, lines: Sequence[_Line]) -> str:
+    # Placed by hand: the constrained layout cuts the title off above a square with a legend below.
+    legend = 0.35 + 0.19 * len(lines)
+    width, height = _LEFT + _SIDE + _RIGHT, _ABOVE + _SIDE + _BELOW + legend
+    place = (_LEFT / width, (legend + _BELOW) / height, _SIDE / width, _SIDE / height)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.3, 3.5 + 0.19 * len(lines)), layout="constrained")
-        axes = figure.subplots()
+        figure = Figure(figsize=(width, height))
+        axes = figure.add_axes(place)
         if kind.diagonal:
             axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=DOTS)
         for (label, value, points), colour, dash in zip(
@@ -112,9 +119,10 @@ def _lines(name: str, kind: _Kind, lines: Sequence[_Line]) -> str:
             axes.plot(x, y, color=colour, linestyle=dash, marker=mark, label=said)
         axes.set(title=kind.title, xlabel=kind.x, ylabel=kind.y)
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-        axes.set_aspect("equal")
         # Below the curves, which may be anywhere.
-        figure.legend(loc="outside lower left", title=kind.figure, alignment="left", fontsize=9)
+        figure.legend(
+            loc="lower left", title=kind.figure, alignment="left", fontsize=9, borderaxespad=0.2
+        )
         return svg_of(figure, name)
 
 

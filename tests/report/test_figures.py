@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
-from primia.report.curves import RocCurves, roc_figure
+import pytest
+
+from primia.report.curves import RocCurves, intervals_figure, quality_figures, roc_figure
 from primia.report.figures import auc_figure, epsilon_figure, loss_figure
+from tests.report.conftest import make_record
+from tests.report.evidence_examples import site_quality
 
 LINE = ((0.0, 0.0), (0.1, 0.8), (1.0, 1.0))
 
@@ -46,3 +52,24 @@ def test_roc_has_a_panel_for_each_class_and_an_auc_for_each_model() -> None:
 def test_a_label_is_never_read_as_a_formula_or_as_markup() -> None:
     label = '$\\frac{1}$ <b id="x">'
     assert label in _texts(roc_figure([RocCurves("m", (LINE,), (0.9,))], [label]))
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3])
+def test_no_text_of_a_figure_is_cut_off_above_or_below(classes: int) -> None:
+    found = site_quality(make_record())
+    quality = replace(found.quality, classes=found.quality.classes[:classes])
+    models = [RocCurves("best", (LINE,) * classes, (0.9,) * classes)]
+    for svg in (
+        *quality_figures("a", quality, binary=False).values(),
+        roc_figure(models, ["normal"] * classes),
+        intervals_figure([("hospital-a", [("the study", found.quality.auc)])]),
+        auc_figure({0: 0.5, 1: 0.8}, best=1),
+    ):
+        root = ET.fromstring(svg)
+        height = float(root.attrib["viewBox"].split()[3])
+        for text in root.iter("{http://www.w3.org/2000/svg}text"):
+            size = re.search(r"font-size: ([\d.]+)px", text.attrib["style"])
+            baseline = re.search(r"rotate\(-0 [\d.-]+ ([\d.-]+)\)", text.attrib["transform"])
+            if size and baseline:
+                assert 0.8 * float(size[1]) <= float(baseline[1]), text.text
+                assert float(baseline[1]) <= height - 0.25 * float(size[1]), text.text
