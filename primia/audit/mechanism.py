@@ -98,15 +98,20 @@ def audit_mechanism(
     A claim that is met is refuted with probability 2 Φ(-z) at most: Φ(-z) by the Gaussian fit, and
     Φ(-z) by all else together. Raises ConfigError for `privacy: none` and for wrong numbers.
     """
-    if not FEWEST <= canaries < MOST:
-        raise ConfigError(f"canaries {canaries}: must be from {FEWEST} to {MOST - 1}")
-    if not 1.0 <= z <= 6.0:
-        raise ConfigError(f"z {z}: must be from 1 to 6")
+    check_numbers(canaries, z)
     began = time.time()
     seen = releases(plan, canaries, on_step, device)
     conditions = (*seen.checks, *watch(plan, device))
     on_step(1, 1)
     return judge(seen, conditions, z, began=began)
+
+
+def check_numbers(canaries: int, z: float) -> None:
+    """Raise ConfigError for numbers that no audit can be made with."""
+    if not FEWEST <= canaries < MOST:
+        raise ConfigError(f"canaries {canaries}: must be from {FEWEST} to {MOST - 1}")
+    if not 1.0 <= z <= 6.0:  # so for NaN, too
+        raise ConfigError(f"z {z}: must be from 1 to 6")
 
 
 def releases(plan: StudyPlan, count: int, on_step: OnStep, device: str = "cpu") -> Seen:

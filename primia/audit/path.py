@@ -118,10 +118,19 @@ class Hospitals:
         """The same for a whole round's sum as it is read, unless updates were scaled down."""
         if is_distributed(self.plan):
             return self.noise * math.sqrt(len(self.plan.sites) - self.known)
+        return self.noise * math.sqrt(float(np.square(self._weights).sum()))
+
+    @cached_property
+    def most_of_a_patient(self) -> float:
+        """What one patient adds to a whole round's sum at most, in clip norms, on average."""
+        return self.plan.training.patient_sampling_rate * float(self._weights.sum())
+
+    @cached_property
+    def _weights(self) -> Floats:
+        """Of each step in a round's update, by momentum; the last one first."""
         training = self.plan.training
         left = training.momentum ** np.arange(1, training.local_steps + 1)
-        weights = (1 - left) / (1 - training.momentum)  # of a step in the update, last to first
-        return self.noise * math.sqrt(float(np.square(weights).sum()))
+        return np.asarray((1 - left) / (1 - training.momentum), np.float64)
 
     @cached_property
     def room(self) -> float:

@@ -15,15 +15,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from primia.audit.bounds import error_rate, fit_gaussian, rank_bound
-from primia.audit.canaries import MOST, Canaries, Ids
-from primia.audit.checks import Check, exact, level, shape, unrelated_rows
-from primia.audit.mechanism import CANARIES, FAR_DELTA, FEWEST, GUESSED, Z, conditions_table
+from primia.audit.canaries import Canaries, Ids
+from primia.audit.checks import Check, at_least, at_most, exact, level, shape, unrelated_rows
+from primia.audit.mechanism import CANARIES, FAR_DELTA, GUESSED, Z, check_numbers, conditions_table
 from primia.audit.path import Floats, Hospitals, rehearsed
 from primia.config.plan import StudyPlan
-from primia.errors import ConfigError, RoundFailed
+from primia.errors import RoundFailed
 from primia.federation.contribution import Aggregate
 from primia.findings import Figure, Finding, Table, Verdict
-from primia.learning.terms import study_mechanism
+from primia.learning.terms import is_distributed, study_mechanism
 from primia.privacy import epsilon
 from primia.protocol.messages import RoundKind
 from primia.simulate.crew import Done, Task, Weights
@@ -46,8 +46,7 @@ def audit_study(
     A claim that is met is refuted with probability 2 Φ(-z) at most. Raises ConfigError for
     `privacy: none` and for wrong numbers.
     """
-    if not FEWEST <= canaries < MOST:
-        raise ConfigError(f"canaries {canaries}: must be from {FEWEST} to {MOST - 1}")
+    check_numbers(canaries, z)
     began = time.time()
     training = plan.training
     terms = rehearsed(
@@ -74,7 +73,7 @@ def audit_study(
     rank = 0.0
     if not reason:
         rank = rank_bound(scores, coins, guesses=guesses, delta=FAR_DELTA, failure=each)
-    broken = [c for c in checks if c.chance < each]
+    broken = [c for c in checks if not c.chance >= each]
     over = lower > claimed or rank > far
     figures: dict[str, Figure] = {
         "epsilon_claimed": claimed,
@@ -182,8 +181,17 @@ class _Watch:
         found = [
             exact("rounds", f"{self.plan.rounds}", met=met, seen=reason or f"{self.rounds} summed")
         ]
+        if self.rounds:
+            added = self.canaries.scores(self.total)[self._patients] / self.rounds
+            most = self._sites.most_of_a_patient
+            found.append(at_most("what a patient adds to a round, in clip norms", [added], most))
         if self._noise:
             rows = np.stack(self._noise)
+            assert self.plan.privacy != "none"
+            assert self.plan.privacy.noise_multiplier is not None
+            if is_distributed(self.plan):
+                least = self.plan.privacy.noise_multiplier
+                found.append(at_least("noise of a sum", rows, least))
             scaled = rows / np.maximum(rows.std(axis=1, keepdims=True), 1e-300)
             if not self._shortened:
                 found.append(level("noise of each round", list(rows), self._sites.noise_of_sum))

@@ -18,7 +18,8 @@ from primia.config.plan import StudyPlan
 from primia.config.strict import validate
 from primia.errors import ConfigError
 from primia.findings import Verdict
-from primia.learning import local
+from primia.learning import local, terms
+from primia.learning.clipping import Flat
 from primia.learning.step import PrivateStep
 
 
@@ -111,3 +112,31 @@ def test_a_study_without_privacy_claims_nothing() -> None:
     bare = STAND_IN.model_copy(update={"privacy": "none"})
     with pytest.raises(ConfigError, match="claims nothing"):
         audit_study(bare)
+
+
+@pytest.mark.parametrize("z", [float("nan"), 0.0, 50.0])
+def test_a_bound_that_is_none_is_refused(z: float) -> None:
+    with pytest.raises(ConfigError, match="must be from 1 to 6"):
+        audit_study(short(), z=z)
+
+
+def test_patients_who_are_not_clipped_are_refuted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their own spread hides them from the bound on ε, which lies far below the claim."""
+    monkeypatch.setattr(Flat, "factors", lambda _self, squared: torch.ones_like(squared))
+    found = audit_study(short(), canaries=1000)
+    assert found.verdict is Verdict.REFUTED
+    assert "what a patient adds to a round" in found.answer
+
+
+def test_shares_of_noise_that_count_on_one_site_too_many_are_refuted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    honest = terms.noise_share
+
+    def share(**named: Any) -> Any:
+        return honest(**(named | {"honest": named["honest"] + 1}))
+
+    monkeypatch.setattr(terms, "noise_share", share)
+    found = audit_study(SHARED, canaries=1000)
+    assert found.verdict is Verdict.REFUTED
+    assert "noise of a sum" in found.answer
