@@ -19,6 +19,7 @@ from primia.errors import DataError
 
 SCHEMA = "primia-finding/1"
 MAX_BYTES = 16 << 20  # of one file
+MAX_PIXELS = 8192  # a side of a picture
 _LAST = 1e11  # seconds since 1970: in the year 5138
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -158,5 +159,8 @@ def _picture(data: dict[str, Any]) -> Picture:
         raise ValueError("a picture is not base64") from err
     if not png.startswith(_PNG):
         raise ValueError("a picture is not a PNG")
+    # The first chunk holds width and height; a browser would unpack all of them.
+    if any(int.from_bytes(png[i : i + 4], "big") > MAX_PIXELS for i in (16, 20)):
+        raise ValueError(f"a picture has more than {MAX_PIXELS} pixels a side")
     title, words = _texts([data["title"], data["words"]])
     return Picture(title, words, png)

@@ -156,7 +156,11 @@ def write_report(
         "result.json": recorded.to_json(record) + "\n",
     }
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        # Whole or not at all, and never through a link that lies in a folder from elsewhere.
+        part = folder / f"{name}.part"
+        part.unlink(missing_ok=True)
+        part.write_text(text, encoding="utf-8")
+        part.replace(folder / name)
     return [folder / name for name in texts]
 
 

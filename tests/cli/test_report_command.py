@@ -186,3 +186,23 @@ def test_pictures_of_own_films_are_for_their_owner_and_a_bad_folder_is_named(
     (tmp_path / "file").touch()
     with pytest.raises(StateError, match="file"):
         write(finding(Verdict.HELD), tmp_path / "file")
+
+
+def test_a_link_in_an_export_from_elsewhere_is_replaced_and_not_written_through(
+    tmp_path: Path,
+) -> None:
+    exported(tmp_path / "export")
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "export" / "report.html").symlink_to(tmp_path / "mine")
+    (tmp_path / "export" / "report.html.part").symlink_to(tmp_path / "mine")
+    run(str(tmp_path / "export"))
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert not (tmp_path / "export" / "report.html").is_symlink()
+
+
+def test_a_picture_that_unpacks_into_a_huge_one_is_refused(tmp_path: Path) -> None:
+    exported(tmp_path / "export")
+    huge = PNG[:16] + (60_000).to_bytes(4, "big") * 2
+    bomb = replace(finding(Verdict.HELD), pictures=(Picture("p", "w", huge),))
+    with pytest.raises(DataError, match="pixels"):
+        run(str(tmp_path / "export"), "--finding", written(bomb, tmp_path / "bomb.json"))
