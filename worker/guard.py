@@ -42,6 +42,10 @@ SCHEMA = """
     GROUP BY plan, model ORDER BY max(id);
 """
 
+REFUSED = """
+    CREATE TABLE refused_models (model TEXT PRIMARY KEY, refused_at REAL NOT NULL) STRICT;
+"""
+
 
 class ModelRefused(PolicyRefused):
     """A round's model is none that honest rounds can have made. Nothing was trained on it."""
@@ -74,6 +78,19 @@ class ModelBook:
         for row in rows:
             found.setdefault(Digest(row["model"]), row["number"])
         return list(found.items())
+
+    def refuse(self, model: Digest) -> None:
+        """Remember that this site declined a round for its model."""
+        with self._db.transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO refused_models VALUES (?, ?)", (model, self._clock())
+            )
+
+    def refused(self, model: Digest) -> bool:
+        """Whether it ever did; models refused by versions that kept no list are not known."""
+        with self._db.transaction() as db:
+            row = db.execute("SELECT 1 FROM refused_models WHERE model = ?", (model,)).fetchone()
+        return row is not None
 
     def accept(self, model: Digest, *, name: str, role: str, account: str) -> None:
         """Record that a person answers for this model."""
@@ -131,6 +148,7 @@ class ModelGuard:
             if nearest is None or apart.norm < nearest[1].norm:
                 nearest = number, apart
         assert nearest is not None  # model 0 is always known
+        self.book.refuse(round_id.model)
         since, apart = nearest
         steps = max(0, round_id.number - since)
         raise ModelRefused(
@@ -138,7 +156,8 @@ class ModelGuard:
             f"{apart.coordinate:.4g}) from that of round {since}, and {steps} honest rounds move "
             f"it by {steps * self.step.norm:.4g} ({steps * self.step.coordinate:.4g}) at most; "
             "nothing was trained. Ask the lead what became of the study; if the model is right: "
-            f"primia-worker plan accept-model {round_id.model} --as NAME"
+            f"primia-worker plan accept-model {round_id.model} --as NAME "
+            "--role ROLE"
         )
 
     def _known(self, taken: list[tuple[Digest, int]]) -> Iterator[tuple[int, Vector]]:

@@ -18,7 +18,7 @@ app = typer.Typer(
     help="Show what a study asks of this hospital; approve it or refuse it.",
 )
 
-Name = Annotated[str, typer.Option("--as", help="Who decides; an approval needs it.")]
+Name = Annotated[str, typer.Option("--as", help="The person who decides this.")]
 Role = Annotated[str, typer.Option(help="In which role, such as 'data protection officer'.")]
 
 
@@ -101,15 +101,13 @@ def accept_model(
     from worker.home import load
     from worker.state import WorkerState
 
-    if not name.strip():
-        raise ConfigError("this names a person: say who decides with --as NAME")
+    who = answerable(name, role, "accepting a model")
     if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
         raise ConfigError(
             f"{digest!r} is not a model's digest, which has 64 digits 0-9 and a-f; copy it from "
             "the refusal in the log"
         )
     load(state)
-    who = person(name, role)
     book = WorkerState(state)
     try:
         book.accept_model(
@@ -122,6 +120,13 @@ def accept_model(
         "against it from now on",
         soft_wrap=True,
     )
+
+
+def answerable(name: str, role: str, what: str) -> Person:
+    """Who decides, where name and role must be given. Raises ConfigError."""
+    if not name.strip() or not role.strip():
+        raise ConfigError(f"{what} is a person's decision: say whose with --as NAME --role ROLE")
+    return person(name, role)
 
 
 def person(name: str, role: str) -> Person:

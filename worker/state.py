@@ -65,6 +65,7 @@ _MIGRATIONS = [
     # NULL for updates of before: nobody knows, so they are not offered again.
     "ALTER TABLE updates ADD COLUMN cohort TEXT",
     guard.SCHEMA,
+    guard.REFUSED,
 ]
 
 DOMINATED = "dominated"
@@ -187,7 +188,15 @@ class WorkerState(Book):
         return [Decision(**{**dict(row), "approved": bool(row["approved"])}) for row in rows]
 
     def accept_model(self, model: Digest, *, name: str, role: str, account: str) -> None:
-        """Record that a person here answers for a model that the guard refused."""
+        """Record that a person here answers for a model that the guard refused.
+
+        Raises PolicyRefused for one that it never did: nobody answers for models unseen.
+        """
+        if not self.models.refused(model):
+            raise PolicyRefused(
+                f"this site has refused no model {model[:16]}…; copy the digest from the refusal "
+                "in the log, and name the --state of the worker that refused it"
+            )
         self.audit.append("model_accepted", model=model, name=name, role=role)
         self.models.accept(model, name=name, role=role, account=account)
 

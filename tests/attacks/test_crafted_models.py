@@ -38,7 +38,7 @@ from primia.storage.database import Database
 from primia.storage.disk import DISK
 from primia.study import first_weights, optimiser
 from primia.types import Digest, SiteId, sha256
-from worker import journal, state
+from worker import guard, journal, state
 from worker.state import WorkerState
 
 TRAIN = RoundKind.TRAIN
@@ -275,7 +275,7 @@ def test_bytes_with_another_digest_than_the_round_names_are_not_trained_on(
 
 
 def test_a_folder_from_before_the_guard_knows_the_models_it_has_worked_on(tmp_path: Path) -> None:
-    older = [NOTES, *state._MIGRATIONS[:-1]]
+    older = [NOTES, *state._MIGRATIONS[: state._MIGRATIONS.index(guard.SCHEMA)]]
     made = Database(tmp_path / "worker.db", older, DISK, journal.TABLES)
     with made.transaction() as db:
         for number, model in ((1, "a" * 64), (2, "b" * 64)):
@@ -287,6 +287,7 @@ def test_a_folder_from_before_the_guard_knows_the_models_it_has_worked_on(tmp_pa
     made.close()
     book = WorkerState(tmp_path)
     assert book.models.taken(Digest("p")) == [("b" * 64, 2), ("a" * 64, 1)]
+    assert not book.models.refused(Digest("a" * 64))
     book.close()
 
 
@@ -395,6 +396,7 @@ def test_a_step_of_mostly_one_patient_is_noted_here_and_told_to_nobody(
     crafted = first.copy()
     crafted[-1] += 100.0  # class 1 beyond doubt: only the patient of class 0 has a gradient
     asked = sha256(pack_weights(crafted))
+    west.state.models.refuse(asked)
     west.state.accept_model(asked, name="A. Steward", role="steward", account="steward")
     lines = len(west.state.audit.path.read_text().splitlines())
     capsys.readouterr()

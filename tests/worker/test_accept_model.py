@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from primia.errors import ConfigError
+from primia.errors import ConfigError, PolicyRefused
 from primia.types import Digest
 from worker import home
 from worker.cli import app
@@ -18,7 +18,9 @@ MODEL = "ab" * 32
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    WorkerState(tmp_path).close()
+    state = WorkerState(tmp_path)
+    state.models.refuse(Digest(MODEL))
+    state.close()
     monkeypatch.setattr(home, "load", lambda _folder: None)  # as of an enrolled site
     return tmp_path
 
@@ -43,8 +45,9 @@ def test_a_named_person_accepts_one_model(folder: Path) -> None:
     ("words", "says"),
     [
         ((MODEL,), "--as NAME"),
-        ((MODEL[:16], "--as", "A"), "64 digits"),
-        (("x" * 64, "--as", "A"), "64"),
+        ((MODEL, "--as", "A"), "--role ROLE"),
+        ((MODEL[:16], "--as", "A", "--role", "steward"), "64 digits"),
+        (("x" * 64, "--as", "A", "--role", "steward"), "64"),
     ],
 )
 def test_nobody_and_half_a_digest_accept_nothing(
@@ -54,5 +57,16 @@ def test_nobody_and_half_a_digest_accept_nothing(
     assert isinstance(error, ConfigError)
     assert says in str(error)
     state = WorkerState(folder)
+    assert state.audit.last("model_accepted") is None
+    state.close()
+
+
+@pytest.mark.parametrize("unseen", ["0" * 64, "cd" * 32])
+def test_a_model_that_this_site_never_refused_is_not_accepted(folder: Path, unseen: str) -> None:
+    error = call(folder, unseen, "--as", "A. Steward", "--role", "steward")
+    assert isinstance(error, PolicyRefused)
+    assert "refused no model" in str(error)
+    state = WorkerState(folder)
+    assert not state.models.accepted(Digest(unseen))
     assert state.audit.last("model_accepted") is None
     state.close()
