@@ -15,6 +15,7 @@ import numpy as np
 
 from primia.audit.membership import Outcome
 from primia.audit.membership_rates import (
+    Found,
     Interval,
     Point,
     Trials,
@@ -34,6 +35,7 @@ NEAR_CHANCE = 0.6
 SHOWN = 0.05  # of the intervals that are shown, 95 %
 RATES = (0.01, 0.001)
 UNKNOWN = "not measurable"  # from so few trials
+SMALL_COUNT = 10  # patients of a hospital who were singled out; fewer are not counted
 SMALL_GROUP = 30  # patients; of fewer nothing is told
 
 _RATE_NAMES = {0.01: "1_percent", 0.001: "01_percent"}
@@ -182,7 +184,7 @@ def _figures(case: Case) -> dict[str, Figure]:
     for prefix, outcome in named:
         figures |= _rates_of(case, outcome, prefix)
     sure = surely_found(attacked.trials)
-    share = None if sure is None else sure.share(SHOWN).value
+    share = None if sure is None or _few(case, sure) else sure.share(SHOWN).value
     figures["surely_found"] = None if share is None else round(share, 1 + _digits(case))
     figures["surely_found_by_chance"] = None if sure is None else round(sure.chance, 4)
     worst = _worst(case)
@@ -222,9 +224,7 @@ def _table(case: Case) -> Table:
                 f"{outcome.fit.inside:.2f}/{outcome.fit.outside:.2f}",
                 _area(case, outcome),
                 *(_rate(point(outcome.trials, rate)) for rate in RATES),
-                UNKNOWN
-                if sure is None
-                else f"{sure.share(SHOWN).value:.1%} (luck {sure.chance:.1%})",
+                _surely(case, sure),
             )
         )
     if case.claim is not None:
@@ -232,6 +232,20 @@ def _table(case: Case) -> Table:
         words = [f"{share:.1%}" for share in allowed]
         rows.append((f"epsilon {case.claim.epsilon:.3g} allows", "", "", *words, ""))
     return Table(columns, tuple(rows))
+
+
+def _few(case: Case, sure: Found) -> bool:
+    """Whether the share would count a few patients of a hospital, who were singled out."""
+    return case.local and 0 < sure.patients < SMALL_COUNT
+
+
+def _surely(case: Case, sure: Found | None) -> str:
+    if sure is None:
+        return UNKNOWN
+    luck = f"(luck {sure.chance:.1%})"
+    if _few(case, sure):
+        return f"under {SMALL_COUNT} patients {luck}"
+    return f"{sure.share(SHOWN).value:.1%} {luck}"
 
 
 def _allowed(claim: Claim, rate: float) -> float:

@@ -116,6 +116,16 @@ def test_counts_are_told_by_a_floor(count: int, told: int) -> None:
     assert floor(count) == told
 
 
+def test_fewer_than_ten_singled_out_patients_of_a_hospital_are_not_counted() -> None:
+    attacked = outcome(0.0, targets=10)
+    for patient in range(3):
+        attacked.trials.scores[:, patient] = np.where(attacked.trials.members[:, patient], 9, -9)
+    own, made_up = (found(case(attacked, local=local)) for local in (True, False))
+    assert own.figures["surely_found"] is None
+    assert own.tables[0].rows[-2][-1].startswith("under 10 patients")
+    assert made_up.figures["surely_found"]
+
+
 def test_the_curve_rises_from_nothing_to_all_and_takes_ties_at_once() -> None:
     members = np.array([[True, False, True, False]])
     false, true = roc(Trials(np.array([[3.0, 1.0, 1.0, 0.0]]), members))
