@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import binom
 
 ALPHA = 1e-3
 """The chance that a verdict calls protection fallen when the attack only guessed."""
@@ -34,6 +34,4 @@ def _sum_at_most(total: int, count: int, gallery: int) -> float:
 
 def luck_of_wins(wins: int, losses: int) -> float:
     """How likely as many wins of two equals are; draws are left out (the sign test)."""
-    games = wins + losses
-    tail: int = sum(math.comb(games, k) for k in range(wins, games + 1))
-    return tail / int(2**games)
+    return float(binom.sf(wins - 1, wins + losses, 0.5))

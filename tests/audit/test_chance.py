@@ -35,6 +35,6 @@ def test_the_sum_of_two_ranks_is_counted_as_by_hand() -> None:
 
 
 def test_the_luck_of_wins_is_the_tail_of_a_fair_coin() -> None:
-    assert luck_of_wins(3, 0) == 1 / 8
-    assert luck_of_wins(2, 1) == 1 / 2
+    assert luck_of_wins(3, 0) == pytest.approx(1 / 8)
+    assert luck_of_wins(2, 1) == pytest.approx(1 / 2)
     assert luck_of_wins(0, 5) == luck_of_wins(0, 0) == 1
