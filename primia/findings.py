@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
@@ -64,6 +65,8 @@ class Finding:
     command: as typed, "attack invert"; title and question: one line each; answer: the verdict in a
     sentence with its figures; limits: what this cannot say. figures: for scripts, by name.
     local: holds something of a hospital's own films. seconds: it took; made_at: since 1970.
+    plan: digest of the plan that it tried, as it is signed; empty where there is none, as for a
+        ledger, which knows several, and in older files.
     """
 
     command: str
@@ -78,6 +81,7 @@ class Finding:
     local: bool = False
     seconds: float = 0.0
     made_at: float = 0.0
+    plan: str = ""
 
     def without_pictures(self) -> Self:
         """The same, fit to leave the hospital: figures and words alone."""
@@ -119,6 +123,9 @@ def _finding(data: dict[str, Any]) -> Finding:
     for name in ("seconds", "made_at"):
         if type(data[name]) not in (int, float) or not 0 <= data[name] <= _LAST:
             raise ValueError(f"{name} is not a time")
+    plan = data.get("plan", "")
+    if not isinstance(plan, str) or not re.fullmatch("([0-9a-f]{64})?", plan):
+        raise ValueError("plan is not a digest")
     if not isinstance(data["local"], bool):
         raise ValueError("local is not true or false")
     return Finding(

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from primia.config.plan import StudyPlan
+from primia.config.plan import StudyPlan, plan_digest
 from primia.errors import ConfigError
 from primia.learning.terms import is_distributed, noise_multiplier, study_mechanism
 from primia.privacy.accounting import epsilon, epsilon_gdp, epsilon_rdp
+from primia.types import Digest
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ def settle(plan: StudyPlan) -> StudyPlan:
         found["colluding_sites"] = plan.colluding_sites
     privacy = plan.privacy.model_copy(update=found)
     return plan.model_copy(update={"privacy": privacy})
+
+
+def settled_digest(plan: StudyPlan) -> Digest:
+    """The digest by which `plan` goes once it is signed. Raises ConfigError as `settle`."""
+    return plan_digest(settle(plan))
 
 
 def price_plan(plan: StudyPlan) -> Price:

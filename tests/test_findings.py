@@ -31,6 +31,7 @@ findings = st.builds(
     tables=st.lists(tables, max_size=2).map(tuple),
     pictures=st.lists(st.builds(Picture, text, text, st.just(PNG)), max_size=2).map(tuple),
     local=st.booleans(), seconds=st.floats(0, 1e6), made_at=st.floats(0, 1e10),
+    plan=st.sampled_from(["", "0f" * 32]),
 )  # fmt: skip
 
 
@@ -50,6 +51,7 @@ def example(**changes: object) -> Finding:
         {"schema": "another/1"}, {"verdict": "proved"}, {"figures": {"a": [1]}}, {"extra": 1},
         {"pictures": [{"title": "", "words": "", "png": "bm90IGEgcG5n"}]}, {"seconds": "long"},
         {"tables": [{"columns": ["a"], "rows": [["1", "2"]]}]}, {"local": 1}, {"title": None},
+        {"plan": None}, {"plan": "0F" * 32}, {"plan": "0f"},
     ],
 )  # fmt: skip
 def test_what_is_not_a_finding_is_refused(broken: dict[str, object]) -> None:
@@ -74,3 +76,9 @@ def test_pictures_of_a_hospitals_films_are_not_in_the_file_that_may_be_handed_on
     write(example(pictures=(Picture("film", "a film", PNG),), local=True), tmp_path)
     assert not from_json((tmp_path / "finding.json").read_text()).pictures
     assert (tmp_path / "picture-1.png").read_bytes() == PNG
+
+
+def test_a_finding_of_before_plans_were_named_is_read() -> None:
+    data = json.loads(to_json(example()))
+    del data["plan"]
+    assert from_json(json.dumps(data)) == example()

@@ -20,7 +20,8 @@ from primia.imaging.division import FILE_SIZE, classes_of, source_of
 from primia.imaging.readers import read_pool
 from primia.imaging.synth import CLASSES, synthesise
 from primia.learning.local import to_input
-from primia.settle import settle
+from primia.settle import settle, settled_digest
+from primia.types import Digest
 
 GALLERY = 256  # films among which the true one is looked for
 SIZE = 28  # pixels; where neither plan nor films say otherwise
@@ -29,11 +30,20 @@ _PATIENTS = 420  # synthetic ones: about 800 films, a gallery and others to lear
 
 @dataclass(frozen=True)
 class Case:
-    """A settled plan, and films at its size. own: they are a hospital's, not made up."""
+    """A settled plan, and films at its size. own: they are a hospital's, not made up.
+
+    study: the plan before it was given another size, where it was.
+    """
 
     plan: StudyPlan
     films: Films
     own: bool
+    study: StudyPlan | None = None
+
+    @property
+    def digest(self) -> Digest:
+        """Of the study's plan, as it is signed."""
+        return settled_digest(self.study or self.plan)
 
 
 def case_of(
@@ -48,10 +58,11 @@ def case_of(
 
     size: in place of the plan's. patients: synthetic ones. Raises ConfigError, DataError.
     """
-    named = None if plan is None else resized(load_plan(plan), size)
+    study = None if plan is None else load_plan(plan)
+    named = None if study is None else resized(study, size)
     if data is None:
         chosen = settle(named or _demonstration(CLASSES, size or SIZE, SYNTHETIC))
-        return Case(chosen, drawn(chosen, seed, patients=patients), own=False)
+        return Case(chosen, drawn(chosen, seed, patients=patients), own=False, study=study)
     source = source_of(data)
     classes = named.model.classes if named else classes_of(source)
     wanted = named.model.input_size if named else size
@@ -60,7 +71,8 @@ def case_of(
     else:
         pool = read_pool(source, classes=classes, input_size=wanted or FILE_SIZE)
     films = pool.films()
-    return Case(settle(named or _demonstration(classes, films.size, GIVEN)), films, own=True)
+    chosen = settle(named or _demonstration(classes, films.size, GIVEN))
+    return Case(chosen, films, own=True, study=study)
 
 
 def resized(plan: StudyPlan, size: int | None) -> StudyPlan:

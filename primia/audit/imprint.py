@@ -114,7 +114,7 @@ def attack_imprint(
             found[name] = _read(seen, true, gallery, terms.channels)
     refused = is_refused(case.plan, model)
     seconds = time.monotonic() - began
-    return _finding(found, releases, refused, bins, seconds, own=case.own)
+    return _finding(found, releases, refused, bins, seconds, case=case)
 
 
 def _read(seen: Gradient, true: torch.Tensor, gallery: Gallery, channels: int) -> Read:
@@ -151,7 +151,7 @@ def _finding(
     bins: int,
     seconds: float,
     *,
-    own: bool,
+    case: Case,
 ) -> Finding:
     plain, planned = found["plain"], found["as planned"]
     sigma = releases.privacy.noise_multiplier
@@ -187,7 +187,8 @@ def _finding(
                 tuple((n, f"{r.found} of {r.films}", f"{r.best:.1f}") for n, r in found.items()),
             ),
         ),
-        local=own,
+        local=case.own,
         seconds=seconds,
         made_at=time.time(),
+        plan=case.digest,
     )

@@ -92,6 +92,7 @@ def finding_of(inversion: Inversion, control: Trial, own: Trial, seconds: float)
         local=inversion.case.own,
         seconds=seconds,
         made_at=time.time(),
+        plan=inversion.case.digest,
     )
 
 

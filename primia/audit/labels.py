@@ -102,7 +102,7 @@ def attack_labels(
             scores[name, size] = _score(guessed, true)
         blind = label_counts(np.zeros(prior.size), size, prior)
         scores["guess", size] = _score([blind] * trials, true)
-    return _finding(scores, releases, trials, time.monotonic() - began, own=case.own)
+    return _finding(scores, releases, trials, time.monotonic() - began, case=case)
 
 
 def _last_bias(model: nn.Module, releases: Releases) -> int:
@@ -153,7 +153,7 @@ def _finding(
     trials: int,
     seconds: float,
     *,
-    own: bool,
+    case: Case,
 ) -> Finding:
     wins = losses = 0
     for size in SIZES:
@@ -186,9 +186,10 @@ def _finding(
         ),
         figures=figures,
         tables=(_table(scores),),
-        local=own,
+        local=case.own,
         seconds=seconds,
         made_at=time.time(),
+        plan=case.digest,
     )
 
 

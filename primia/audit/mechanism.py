@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from primia.errors import ConfigError
 from primia.findings import Figure, Finding, Table, Verdict
 from primia.learning.terms import is_distributed
 from primia.privacy import DistributedDpSgd, DpSgd, epsilon
+from primia.settle import settled_digest
 from primia.types import Ring
 
 Z = 3.09
@@ -103,7 +104,8 @@ def audit_mechanism(
     seen = releases(plan, canaries, on_step, device)
     conditions = (*seen.checks, *watch(plan, device))
     on_step(1, 1)
-    return judge(seen, conditions, z, began=began)
+    found = judge(seen, conditions, z, began=began)
+    return replace(found, plan=settled_digest(plan))
 
 
 def check_numbers(canaries: int, z: float) -> None:

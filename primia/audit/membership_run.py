@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from primia.imaging.split import patient_split
 from primia.learning.models import FloatVector
 from primia.learning.terms import study_mechanism
 from primia.privacy import epsilon
+from primia.settle import settled_digest
 
 LEAST_PATIENTS = 20
 STRANGERS = 0.2  # of the patients: nothing is trained on them
@@ -94,7 +96,8 @@ def _found(
         method=attack.method,
         local=local,
     )
-    return finding(case, seconds=time.monotonic() - began, made_at=made_at)
+    found = finding(case, seconds=time.monotonic() - began, made_at=made_at)
+    return replace(found, plan=settled_digest(plan))
 
 
 def _claim(plan: StudyPlan) -> Claim | None:

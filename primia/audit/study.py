@@ -26,6 +26,7 @@ from primia.findings import Figure, Finding, Table, Verdict
 from primia.learning.terms import is_distributed, study_mechanism
 from primia.privacy import epsilon
 from primia.protocol.messages import RoundKind
+from primia.settle import settled_digest
 from primia.simulate.crew import Done, Task, Weights
 from primia.simulate.study import Simulation, Wishes
 from primia.types import SiteId
@@ -116,6 +117,7 @@ def audit_study(
         ),
         seconds=time.time() - began,
         made_at=began,
+        plan=settled_digest(plan),
     )
 
 

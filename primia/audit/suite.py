@@ -35,7 +35,7 @@ def findings_for_report(
         return ()
     settled = settle(plan)
     small = resized(settled, SIZE)
-    case = Case(small, drawn(small, _SEED), own=False)
+    case = Case(small, drawn(small, _SEED), own=False, study=settled)
     on_step("sending canaries")
     audited = audit_mechanism(settled)
     return (

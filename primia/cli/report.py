@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from primia.cli.console import out
+from primia.cli.console import note, out
+
+if TYPE_CHECKING:
+    from primia.findings import Finding
 
 T = TypeVar("T")
 
@@ -52,6 +55,7 @@ def report(
     there = outcome.earlier_report(to)
     if there is not None and there.record.plan_digest != found.plan_digest:
         raise ConfigError(f"{to} holds the report of another study; name another folder")
+    given = [_read(_inside(f), findings.MAX_BYTES, findings.from_json) for f in finding or ()]
     earlier = None if to == folder else outcome.earlier_report(folder)
     try:
         to.mkdir(parents=True, exist_ok=True)
@@ -61,7 +65,7 @@ def report(
             to,
             findings=[
                 *(earlier.findings if earlier else ()),
-                *(_read(_inside(f), findings.MAX_BYTES, findings.from_json) for f in finding or ()),
+                *given,
             ],
             quality=[
                 *(earlier.quality if earlier else ()),
@@ -71,8 +75,16 @@ def report(
         )
     except OSError as err:
         raise StateError(f"cannot write to {to}: {err.strerror}; choose another folder") from err
+    stands = outcome.earlier_report(to)
+    for one in given:
+        if stands and not any(_same(one, f) and f.made_at <= one.made_at for f in stands.findings):
+            note(f"{one.title}: the report has a newer one, which stands; remove report.json")
     for written_path in written:
         out.print(f"[green]wrote[/] {written_path}", soft_wrap=True)
+
+
+def _same(one: Finding, other: Finding) -> bool:
+    return (one.command, one.title) == (other.command, other.title)
 
 
 def _inside(path: Path) -> Path:

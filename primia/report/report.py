@@ -19,6 +19,7 @@ from primia.report import quality as measured
 from primia.report import record as recorded
 from primia.report.quality import Quality, SiteQuality
 from primia.report.record import StudyRecord
+from primia.report.words import clean
 
 SCHEMA = "primia-report/1"
 MAX_BYTES = 64 << 20  # of one file
@@ -74,11 +75,12 @@ class Report:
 def with_evidence(
     report: Report, findings: Sequence[Finding] = (), quality: Sequence[SiteQuality] = ()
 ) -> Report:
-    """`report` with more evidence; of the same attack or the same site the new one stands.
+    """`report` with more evidence; of the same attack or the same site the newer one stands.
 
     Unless the report is local, pictures of a hospital's own films are left out, and a site's
-    quality enters in the form that may be handed on. Raises DataError for quality of another study
-    or model and for too much of anything, PolicyRefused where a site has too few patients.
+    quality enters in the form that may be handed on. Raises DataError for a finding that tried
+    another plan, for quality of another study or model and for too much of anything,
+    PolicyRefused where a site has too few patients.
     """
     digests = {m.digest for m in report.record.models}
     for site in quality:
@@ -87,11 +89,26 @@ def with_evidence(
                 f"the quality file of {site.site!r} speaks of a plan or model that is not in this "
                 "study's result.json; measure again with a model of this export"
             )
+    for finding in findings:
+        if finding.plan and finding.plan != report.record.plan_digest:
+            raise DataError(
+                f"the finding of `{clean(finding.command)}` tried another plan "
+                f"({finding.plan[:12]}…) than this study's ({report.record.plan_digest[:12]}…); "
+                "run it again with --plan and the plan.json of this export"
+            )
     if not report.local:
         findings = [f.without_pictures() if f.local else f for f in findings]
         quality = [measured.shareable(q) for q in quality]
-    by_title = {(f.command, f.title): f for f in (*report.findings, *findings)}
-    by_site = {(q.site, q.model): q for q in (*report.quality, *quality)}
+    by_title: dict[tuple[str, str], Finding] = {}
+    for finding in (*report.findings, *findings):
+        there = by_title.setdefault((finding.command, finding.title), finding)
+        if finding.made_at >= there.made_at:
+            by_title[finding.command, finding.title] = finding
+    by_site: dict[tuple[str, str], SiteQuality] = {}
+    for site in (*report.quality, *quality):
+        known = by_site.setdefault((site.site, site.model), site)
+        if site.made_at >= known.made_at:
+            by_site[site.site, site.model] = site
     if len(by_title) > MAX_FINDINGS or len(by_site) > MAX_SITES:
         raise DataError(
             f"more than {MAX_FINDINGS} findings or {MAX_SITES} quality files; leave some out"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from primia.audit.suite import findings_for_report
 from primia.findings import Verdict
+from primia.settle import settled_digest
 from tests.audit.scene import small_plan
 
 
@@ -22,3 +23,4 @@ def test_the_quick_set_runs_on_a_plan_of_another_size_and_holds() -> None:
     assert all(f.verdict is Verdict.HELD for f in attacks), [f.answer for f in attacks]
     assert not any(f.local for f in findings)
     assert heard
+    assert {f.plan for f in findings} == {settled_digest(plan)}

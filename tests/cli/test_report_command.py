@@ -87,6 +87,15 @@ def test_evidence_of_an_earlier_report_stays_until_it_is_measured_anew(tmp_path:
     ]
 
 
+def test_an_older_finding_is_said_not_to_stand(tmp_path: Path) -> None:
+    exported(tmp_path / "export")
+    folder = str(tmp_path / "export")
+    late = replace(finding(Verdict.HELD), made_at=2.0)
+    assert "newer" not in run(folder, "--finding", written(late, tmp_path / "1.json"))
+    early = replace(finding(Verdict.REFUTED), made_at=1.0)
+    assert "newer one" in run(folder, "--finding", written(early, tmp_path / "2.json"))
+
+
 def test_films_of_a_hospital_are_on_a_page_only_where_it_is_asked_for(tmp_path: Path) -> None:
     exported(tmp_path / "export")
     one = written(finding(Verdict.HELD, local=True), tmp_path / "one.json")

@@ -109,3 +109,20 @@ def test_more_findings_than_a_page_can_hold_are_refused(record: StudyRecord) -> 
     many = [finding(title=f"attack {i}") for i in range(MAX_FINDINGS + 1)]
     with pytest.raises(DataError, match="leave some out"):
         with_evidence(Report(record), many)
+
+
+def test_a_finding_of_another_plan_is_refused_by_name(record: StudyRecord) -> None:
+    own = replace(finding(), plan=record.plan_digest)
+    assert with_evidence(Report(record), [own]).findings == (own,)
+    with pytest.raises(DataError, match=r"attack invert.*another plan \(0{12}…"):
+        with_evidence(Report(record), [replace(finding(), plan="0" * 64)])
+
+
+def test_of_two_findings_or_measurements_the_one_made_later_stands(record: StudyRecord) -> None:
+    new, measured = finding(), shareable(site_quality(record))
+    old, before = replace(new, made_at=1.0), replace(measured, made_at=1.0)
+    for order in ([old, new], [new, old]):
+        assert with_evidence(Report(record), order).findings == (new,)
+        assert with_evidence(Report(record, findings=(order[0],)), order[1:]).findings == (new,)
+    for both in ([before, measured], [measured, before]):
+        assert with_evidence(Report(record), quality=both).quality == (measured,)
