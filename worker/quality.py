@@ -7,6 +7,7 @@ decision alone, rounded and without small counts, and is noted in the audit log.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -90,37 +91,60 @@ def measure(
 def measured(folder: Path) -> SiteQuality:
     """What was measured last. Raises StateError when nothing was, DataError when it is damaged."""
     path = folder / FILE
+    if not folder.is_dir():
+        raise StateError(f"{folder}: no such folder; name the worker's folder with --state")
     if not path.exists():
         raise StateError(f"{folder} has no {FILE} yet; run: primia-worker quality measure EXPORT")
     return from_json(keyfile.load(path).decode(errors="replace"))
 
 
 def share(folder: Path, target: Path, by: Person) -> SiteQuality:
-    """Write what may be handed on to `target`, once the audit log says who decided so.
+    """Write what may be handed on to `target`, a new file, and who decided so on the audit log.
 
-    Raises PolicyRefused for too few patients, StateError.
+    The line is there when the file is; without the line the file is taken away again. Raises
+    PolicyRefused for too few patients, StateError.
     """
     load(folder)
     found = shareable(measured(folder))
     data = to_json(found).encode() + b"\n"
     state = WorkerState(folder)
     try:
-        state.audit.append(
-            "quality_shared",
-            plan=found.plan,
-            model=found.model,
-            file=sha256(data),
-            name=by.name.strip(),
-            role=by.role.strip(),
-        )
+        _write_new(target, data)
+        try:
+            state.audit.append(
+                "quality_shared",
+                plan=found.plan,
+                model=found.model,
+                file=sha256(data),
+                name=by.name.strip(),
+                role=by.role.strip(),
+            )
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
     finally:
         state.close()
+    return found
+
+
+def _write_new(target: Path, data: bytes) -> None:
+    """Write a file that is not there yet; whole, or none. Raises StateError."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
+        with target.open("xb") as file:
+            try:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            except BaseException:
+                target.unlink(missing_ok=True)
+                raise
+    except FileExistsError as err:
+        raise StateError(
+            f"{err.filename} is there already and is not overwritten; choose another file"
+        ) from err
     except OSError as err:
         raise StateError(f"cannot write {target}: {err.strerror}; choose another file") from err
-    return found
 
 
 def exported_plan(export: Path) -> StudyPlan:

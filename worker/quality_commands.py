@@ -87,13 +87,10 @@ def share(
 
     The figures are exact functions of the films that were tested, not differentially private.
     """
-    from primia.errors import ConfigError
-    from worker.plan_commands import person
+    from worker.plan_commands import answerable
     from worker.quality import share as write
 
-    if not name.strip():
-        raise ConfigError("sharing is a person's decision: say whose with --as NAME")
-    found = write(state, target, person(name, role))
+    found = write(state, target, answerable(name, role, "sharing"))
     _show(found, json=json)
     if not json:
         note(f"written to {target}: figures of two or three digits, and no counts below 10")

@@ -209,7 +209,8 @@ def test_nobody_shares_without_a_name_before_measuring_or_of_too_few(
     tmp_path: Path,
 ) -> None:
     target = tmp_path / "east.json"
-    assert isinstance(run(hospital, "share", str(target)).exception, ConfigError)
+    for nobody in ((), ("--as", "Ada"), ("--role", "steward")):
+        assert isinstance(run(hospital, "share", str(target), *nobody).exception, ConfigError)
     with pytest.raises(StateError, match="quality measure"):
         share(hospital.state, target, BY)
     measure(hospital.state, hospital.site_file, Wishes(export, alone="none", replicates=1000))
@@ -217,6 +218,48 @@ def test_nobody_shares_without_a_name_before_measuring_or_of_too_few(
         share(hospital.state, target, BY)
     assert not target.exists()
     assert AuditLog(hospital.state / "audit.jsonl").last("quality_shared") is None
+
+
+@pytest.fixture
+def measured(bigger: Hospital, export: Path) -> Hospital:
+    measure(bigger.state, bigger.site_file, Wishes(export, alone="none", replicates=1000))
+    return bigger
+
+
+def test_a_file_that_is_there_is_not_overwritten_and_nothing_is_logged(
+    measured: Hospital, tmp_path: Path
+) -> None:
+    there, folder = tmp_path / "there.json", tmp_path / "folder"
+    there.write_text("another")
+    folder.mkdir()
+    beneath = there / "east.json"
+    for target in (there, folder, beneath):
+        with pytest.raises(StateError, match=r"there already.*choose another file"):
+            share(measured.state, target, BY)
+    assert there.read_text() == "another"
+    assert AuditLog(measured.state / "audit.jsonl").last("quality_shared") is None
+
+
+def test_without_its_line_on_the_audit_log_no_file_is_left(
+    measured: Hospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "east.json"
+
+    def full(*_: object, **__: object) -> None:
+        assert target.exists()
+        raise StateError("the disk is full")
+
+    monkeypatch.setattr(AuditLog, "append", full)
+    with pytest.raises(StateError, match="full"):
+        share(measured.state, target, BY)
+    assert not target.exists()
+
+
+def test_a_folder_that_is_mistyped_is_said_not_to_be_there(tmp_path: Path) -> None:
+    mistyped = tmp_path / "hospitl"
+    done = CliRunner().invoke(app, ["quality", "show", "--state", str(mistyped)])
+    assert isinstance(done.exception, StateError)
+    assert "no such folder" in str(done.exception)
 
 
 def test_the_figures_are_shown_to_people_and_to_scripts(
