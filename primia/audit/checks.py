@@ -174,14 +174,15 @@ def uniform_words(name: str, words: npt.NDArray[np.uint32], bits: int) -> Check:
 
 def at_most(name: str, groups: Sequence[Floats], most: float) -> Check:
     """No group of canaries has a larger mean than `most`; one-sided, by its own deviation."""
-    worst, largest = 1.0, -math.inf
+    worst, largest, give = 1.0, -math.inf, 0.0
     for samples in groups:
         mean = float(samples.mean())
         error = float(samples.std(ddof=1)) / math.sqrt(samples.size)
         chance = _two_sided((mean - most) / max(error, 1e-150)) / 2 if mean > most else 1.0
         if chance < worst or (worst == 1.0 and mean > largest):
-            worst, largest = min(worst, chance), mean
-    return Check(name, f"{most:.4g} at most", f"{largest:.4g}", min(1.0, len(groups) * worst))
+            worst, largest, give = min(worst, chance), mean, error
+    seen = f"{largest:.4g} ± {give:.2g}"  # one deviation of a mean, which chance alone gives
+    return Check(name, f"{most:.4g} at most", seen, min(1.0, len(groups) * worst))
 
 
 def _two_sided(deviations: float) -> float:

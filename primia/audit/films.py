@@ -45,6 +45,15 @@ class Case:
         """Of the study's plan, as it is signed."""
         return settled_digest(self.study or self.plan)
 
+    def size_text(self) -> str:
+        """A sentence on the size of what was attacked, for the limits of a finding."""
+        here = self.plan.model.input_size
+        study = here if self.study is None else self.study.model.input_size
+        beside = (
+            "" if study == here else f"; the plan's have {study}, and its network other weights"
+        )
+        return f"Films of {here} pixels{beside}. "
+
 
 def case_of(
     plan: Path | None,

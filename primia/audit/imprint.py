@@ -176,7 +176,8 @@ def _finding(
                 else "A worker would take such a layer: that is a fault, report it."
             )
         ),
-        limits=(
+        limits=case.size_text()
+        + (
             f"Exact is above {EXACT:g} dB, which no luck reaches. One layer, one way to read it: "
             "without noise only the pinned architecture stands against such layers."
         ),

@@ -87,7 +87,7 @@ def finding_of(inversion: Inversion, control: Trial, own: Trial, seconds: float)
         answer=_answer(inversion, control, own) if works else _failed(control),
         limits=_limits(inversion),
         figures=figures,
-        tables=(_table(control, own, figures["mean_film_psnr"]),),
+        tables=(_table(inversion, control, own, figures["mean_film_psnr"]),),
         pictures=(_panel(inversion, (control, own)),),
         local=inversion.case.own,
         seconds=seconds,
@@ -125,7 +125,7 @@ def _failed(control: Trial) -> str:
 
 def _limits(inversion: Inversion) -> str:
     wishes = inversion.wishes
-    return (
+    return inversion.case.size_text() + (
         f"{wishes.films} films, one step with one film in it, {wishes.steps} steps of search at "
         f"most; protection under which ranks are guesses is called fallen with a chance of "
         f"{ALPHA:g}, and a trace too faint for {wishes.films} films is not seen. Stronger attacks "
@@ -134,13 +134,14 @@ def _limits(inversion: Inversion) -> str:
     )
 
 
-def _table(control: Trial, own: Trial, zero: Figure) -> Table:
+def _table(inversion: Inversion, control: Trial, own: Trial, zero: Figure) -> Table:
     rows = []
+    size = inversion.case.plan.model.input_size
     for name, trial in (("easy", control), ("study's", own)):
         for way in _ways(trial):
             rows.append(
                 (
-                    f"{name}, {trial.weights:,} weights",
+                    f"{name} at {size} px, {trial.weights:,} weights",
                     _HEADS[way].replace("\n", " "),
                     _named(trial, way),
                     f"{trial.median(way, 'rank'):g}",

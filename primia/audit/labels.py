@@ -180,7 +180,8 @@ def _finding(
             f"{_share(scores, 'as planned')}, and a guess by the classes' shares "
             f"{_share(scores, 'guess')}."
         ),
-        limits=(
+        limits=case.size_text()
+        + (
             f"{trials} steps of each size; a plan that only guesses is called fallen with a chance "
             f"of {ALPHA:g}. The attack reads the bias alone, of one step; training sums several."
         ),

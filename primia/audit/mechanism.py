@@ -223,7 +223,8 @@ def judge(seen: Seen, conditions: tuple[Check, ...], z: float, *, began: float) 
         answer=_answer(seen, fit_epsilon, broken, over=over),
         limits=(
             f"A claim that holds is refuted once in {1 / (2 * failure):.0f} audits. Not refuted is "
-            "not proved: this sees the release step on this machine, and what its canaries "
+            "not proved. The ε is of rounds with every patient in them, not the plan's. "
+            "This sees the release step on this machine, and what its canaries "
             "reach; not a leak beside the sum, nor a machine that does otherwise in a study."
         ),
         figures=figures,
@@ -234,7 +235,9 @@ def judge(seen: Seen, conditions: tuple[Check, ...], z: float, *, began: float) 
 
 
 def _answer(seen: Seen, fit: float, broken: list[Check], *, over: bool) -> str:
-    bound = f"ε is at least {fit:.2f} over {seen.rounds} full rounds, claimed {seen.claimed:.2f}"
+    bound = (
+        f"ε is at least {fit:.2f} over {seen.rounds} rounds at rate 1, claimed {seen.claimed:.2f}"
+    )
     if over:
         bound = f"{bound}: more is shown than was claimed"
     if broken:
@@ -248,7 +251,7 @@ def _answer(seen: Seen, fit: float, broken: list[Check], *, over: bool) -> str:
 
 def _bounds(seen: Seen, fit: float, rank: float, z: float) -> Table:
     return Table(
-        ("ε over the rounds played", "at least", "claimed", "rests on"),
+        (f"ε over {seen.rounds} rounds at rate 1", "at least", "claimed", "rests on"),
         (
             (
                 f"δ = {seen.delta:g}",

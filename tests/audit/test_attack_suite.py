@@ -23,4 +23,6 @@ def test_the_quick_set_runs_on_a_plan_of_another_size_and_holds() -> None:
     assert all(f.verdict is Verdict.HELD for f in attacks), [f.answer for f in attacks]
     assert not any(f.local for f in findings)
     assert heard
+    assert all("28 pixels; the plan's have 48" in f.limits for f in attacks)
+    assert any("at 28 px" in row[0] for f in attacks for t in f.tables for row in t.rows)
     assert {f.plan for f in findings} == {settled_digest(plan)}

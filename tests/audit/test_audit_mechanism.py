@@ -518,6 +518,9 @@ def test_the_honest_build_is_not_refuted_and_the_bounds_lie_below_the_claim() ->
     assert found.figures["epsilon_rank_lower"] is not None
     assert found.figures["false_alarm_rate"] == pytest.approx(0.002, abs=1e-5)
     assert "not proved" in found.limits
+    assert "over 2 rounds at rate 1, claimed" in found.answer
+    seen = {row[0]: row[2] for row in found.tables[1].rows}
+    assert "±" in seen["what a patient adds, in clip norms"]
 
 
 def test_the_honest_build_with_shared_noise_is_not_refuted_and_half_a_share_is(
