@@ -9,6 +9,7 @@ network of the zoo, and no message carries one.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -34,7 +35,20 @@ from primia.learning.models import flatten, load_flat
 BINS = 512
 FILMS = 64  # in the sum, one a patient, spread over three sites
 EXACT = 40.0  # dB from which a film counts as found
+MOST_WEIGHTS = 2**25  # of the layer: 512 bins at 256 px, a minute of one busy core and 4.5 GiB
 _SITES = 3
+
+
+def check_layer(size: int, channels: int, bins: int) -> None:
+    """Raise ConfigError for a layer too large to be attacked here."""
+    weights = size * size * channels * bins
+    if weights > MOST_WEIGHTS:
+        most = math.isqrt(MOST_WEIGHTS // (channels * bins))
+        raise ConfigError(
+            f"a layer of {bins} bins for films of {size} px has {weights / 1e6:.0f} million "
+            f"weights, and {MOST_WEIGHTS / 1e6:.0f} million are the most that this attack is made "
+            f"for; give --size {most} or less, or fewer --bins"
+        )
 
 
 def imprint_network(
@@ -92,11 +106,13 @@ def attack_imprint(
 ) -> Finding:
     """Read a masked sum through the hostile layer: plain, clipped, and noised as planned.
 
-    Raises ConfigError for a plan without privacy, DataError for too few films.
+    Raises ConfigError for a plan without privacy or a layer too large, DataError for too few
+    films.
     """
     began = time.monotonic()
-    gallery = gallery_of(case.films, seed)
     terms = case.plan.model
+    check_layer(terms.input_size, terms.channels, bins)
+    gallery = gallery_of(case.films, seed)
     model = imprint_network(gallery, terms.channels, len(terms.classes), bins=bins, seed=seed)
     releases = Releases(model, case.plan, entropy)
     parts = [Rows.of(case.films, part) for part in np.array_split(gallery.index[:films], _SITES)]

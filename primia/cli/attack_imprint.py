@@ -25,10 +25,13 @@ def imprint(
 
     Shows why a plan names a network of the zoo and a worker takes no other.
     """
-    from primia.audit.films import case_of
-    from primia.audit.imprint import attack_imprint
+    # From the first moment on: drawing films takes longer than the attack.
+    with err.status("reading films" if data else "drawing films") as status:
+        from primia.audit.films import case_of
+        from primia.audit.imprint import attack_imprint, check_layer
 
-    case = case_of(plan, data, size, seed)
-    with err.status("drawing films") as status:
+        if size is not None:
+            check_layer(size, 1, bins)
+        case = case_of(plan, data, size, seed)
         finding = attack_imprint(case, films=films, bins=bins, seed=seed, on_step=status.update)
     show(finding, to, json=json)

@@ -25,14 +25,15 @@ def labels(
 
     Steps of 1, 4 and 16 films, released plain, clipped, and with the plan's noise, beside a guess.
     """
-    from primia.audit.films import case_of
-    from primia.audit.labels import attack_labels
-    from primia.audit.networks import network_of
-    from primia.learning.parallel import use_threads
+    # From the first moment on: drawing films takes longer than the attack.
+    with err.status("reading films" if data else "drawing films") as status:
+        from primia.audit.films import case_of
+        from primia.audit.labels import attack_labels
+        from primia.audit.networks import network_of
+        from primia.learning.parallel import use_threads
 
-    use_threads(1)
-    case = case_of(plan, data, size, seed)
-    with err.status("drawing steps") as status:
+        use_threads(1)
+        case = case_of(plan, data, size, seed)
         finding = attack_labels(
             case, network_of(case.plan, model), seed=seed, trials=trials, on_step=status.update
         )

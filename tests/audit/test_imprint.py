@@ -7,9 +7,16 @@ import pytest
 import torch
 
 from primia.audit.films import Case, gallery_of
-from primia.audit.imprint import attack_imprint, imprint_network, is_refused, read_imprint
+from primia.audit.imprint import (
+    attack_imprint,
+    check_layer,
+    imprint_network,
+    is_refused,
+    read_imprint,
+)
 from primia.audit.networks import first_network
 from primia.audit.release import Releases, Rows
+from primia.errors import ConfigError
 from primia.findings import Verdict
 from tests.audit.scene import case
 
@@ -60,6 +67,14 @@ def test_a_verdict_falls_when_a_worker_would_take_the_layer(
 ) -> None:
     monkeypatch.setattr("primia.audit.imprint.is_refused", lambda *_: False)
     assert attack_imprint(made, films=6, bins=16).verdict is Verdict.FELL
+
+
+def test_the_largest_layer_is_bounded_by_pixels_channels_and_bins() -> None:
+    check_layer(256, 1, 512)
+    check_layer(28, 3, 4096)
+    for size, channels, bins in ((257, 1, 512), (256, 3, 512), (256, 1, 513)):
+        with pytest.raises(ConfigError, match="fewer --bins"):
+            check_layer(size, channels, bins)
 
 
 def test_neither_a_plan_nor_weights_bring_the_layer_to_a_site(made: Case) -> None:
