@@ -14,6 +14,7 @@ from primia.report.words import number_text, shortened
 
 _MODEL_LINES = ((BLUE, "solid"), (ORANGE, (0, (4, 2))))  # told apart without colour too
 _CLASS_COLOURS = (BLUE, ORANGE, GREEN, "#8e4585", "#7a5c00", "#4b5660")
+_CLASS_MARKS = ("o", "s", "^", "D", "v", "X")
 _CLASS_DASHES = ("solid", (0, (4, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), (0, (8, 2)), (0, (2, 2)))
 
 
@@ -66,12 +67,14 @@ class _Kind:
     y: str
     figure: str
     diagonal: bool = True
-    dots: bool = False
+    points: bool = False  # alone: a line between few of them would look like knowledge
 
 
 _ROC = _Kind("ROC", "false positive rate", "true positive rate", "AUC")
 _PR = _Kind("Precision and recall", "recall", "precision", "AP", diagonal=False)
-_CALIBRATION = _Kind("Calibration", "predicted probability", "share of the class", "ECE", dots=True)
+_CALIBRATION = _Kind(
+    "Calibration", "predicted probability", "share of the class", "ECE", points=True
+)
 _Line = tuple[str, float | None, Sequence[tuple[float, float]]]
 
 
@@ -110,13 +113,13 @@ def _lines(name: str, kind: _Kind, lines: Sequence[_Line]) -> str:
         axes = figure.add_axes(place)
         if kind.diagonal:
             axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=DOTS)
-        for (label, value, points), colour, dash in zip(
-            lines, _CLASS_COLOURS, _CLASS_DASHES, strict=False
+        for (label, value, points), colour, dash, mark in zip(
+            lines, _CLASS_COLOURS, _CLASS_DASHES, _CLASS_MARKS, strict=False
         ):
             x, y = zip(*points, strict=True) if points else ((), ())
             said = f"{shortened(label)}: {number_text(value)}"
-            mark = "o" if kind.dots else ""
-            axes.plot(x, y, color=colour, linestyle=dash, marker=mark, label=said)
+            form = {"linestyle": "", "marker": mark} if kind.points else {"linestyle": dash}
+            axes.plot(x, y, color=colour, label=said, **form)
         axes.set(title=kind.title, xlabel=kind.x, ylabel=kind.y)
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         # Below the curves, which may be anywhere.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from primia.report import curves, figures, plan_words
-from primia.report.quality import Estimate, Quality, SiteQuality
+from primia.report.quality import FLOOR, Estimate, Quality, SiteQuality
 from primia.report.record import ModelRecord, Scores
 from primia.report.report import Report
 from primia.report.words import clean, shortened
@@ -143,13 +143,16 @@ def matrix(title: str, classes: tuple[str, ...], confusion: tuple[tuple[int, ...
 
 
 def quality_pictures(
-    prefix: str, quality: Quality, whose: str, *, binary: bool
+    prefix: str, quality: Quality, whose: str, *, binary: bool, shared: bool = False
 ) -> tuple[Picture, ...]:
-    """ROC, precision and recall, calibration."""
+    """ROC, precision and recall, calibration. shared: without what rests on few patients."""
     drawn = curves.quality_figures(prefix, quality, binary=binary)
     names = {"roc": "ROC", "pr": "Precision against recall", "calibration": "Calibration"}
+    captions = dict(_CAPTIONS)
+    if shared:
+        captions["calibration"] += f" Stretches with fewer than {FLOOR} patients are left out."
     return tuple(
-        _picture(svg, f"{names[kind]} {whose}", _CAPTIONS[kind]) for kind, svg in drawn.items()
+        _picture(svg, f"{names[kind]} {whose}", captions[kind]) for kind, svg in drawn.items()
     )
 
 
@@ -181,6 +184,7 @@ def site_details(
                     site.quality,
                     f"at {clean(site.site)}",
                     binary=len(classes) == 2,
+                    shared=site.shared,
                 ),
                 matrix=None if counts is None else matrix(clean(site.site), classes, counts),
             )
@@ -200,5 +204,5 @@ def intervals_picture(report: Report) -> Picture | None:
         curves.intervals_figure(rows),
         "AUC with intervals of " + ", ".join(clean(q.site) for q in report.quality[:MOST_DRAWN]),
         "Blue: the study’s model on this hospital’s own test films. Orange: a model trained at "
-        "this hospital alone, on the same films.",
+        "this hospital alone, tested on the same test films.",
     )

@@ -73,3 +73,14 @@ def test_no_text_of_a_figure_is_cut_off_above_or_below(classes: int) -> None:
             if size and baseline:
                 assert 0.8 * float(size[1]) <= float(baseline[1]), text.text
                 assert float(baseline[1]) <= height - 0.25 * float(size[1]), text.text
+
+
+def test_calibration_is_points_without_a_line_between_them() -> None:
+    quality = site_quality(make_record()).quality
+    root = ET.fromstring(quality_figures("a", quality, binary=False)["calibration"])
+    lines = [
+        p.attrib for p in root.iter("{http://www.w3.org/2000/svg}path") if "clip-path" in p.attrib
+    ]
+    drawn = [p for p in lines if "stroke-width: 1.8" in p["style"]]
+    assert not drawn
+    assert sum(1 for _ in root.iter("{http://www.w3.org/2000/svg}use")) > 30

@@ -205,3 +205,11 @@ def test_a_picture_that_lies_about_its_size_cannot_stretch_the_page(record: Stud
     one = replace(finding(), pictures=(Picture("big", "big", huge),))
     (picture,) = [a for t, a in Seen(render(with_findings(record, one))).elements if t == "img"]
     assert int(picture["width"] or 0) <= 4000
+
+
+def test_a_page_says_that_calibration_is_without_stretches_of_few_patients(
+    record: StudyRecord,
+) -> None:
+    said = "Stretches with fewer than 10 patients are left out"
+    assert said in render(with_evidence(Report(record), (), [site_quality(record)]))
+    assert said not in render(with_evidence(Report(record, local=True), (), [site_quality(record)]))
