@@ -91,7 +91,7 @@ def attack_labels(
     }
     scores: dict[tuple[str, int], Score] = {}
     for size in SIZES:
-        on_step(f"labels of {size} films")
+        on_step(f"labels of {size} film{'s' * (size > 1)}")
         steps = [_step(case, size, chance) for _ in range(trials)]
         true = [_counts(rows, prior.size) for rows in steps]
         for name, release in ways.items():

@@ -239,8 +239,8 @@ class Attack:
         if left < least * one_each:
             need = (spent + fixed + least * one_each) / _RESERVE
             raise ConfigError(
-                f"--budget {self.budget:g}: {self.references} references and {least} targets of "
-                f"each kind take about {need:.0f} seconds here; give more, fewer --references "
+                f"--budget {self.budget:g}: {self.references} references and {least} "
+                f"target{'s' * (least > 1)} of each kind take about {need:.0f} seconds here; give more, fewer --references "
                 "(--method rmia takes 2), or fewer patients"
             )
         most = int(left / one_each) if one_each else 0

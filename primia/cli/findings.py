@@ -41,7 +41,7 @@ def show(finding: Finding, to: Path | None, *, json: bool) -> None:
     out.print(f"[dim]{finding.limits}[/]", soft_wrap=True)
     if to is not None:
         out.print(f"written: [bold]{to}[/]", soft_wrap=True)
-    if finding.local and to is not None:
+    if finding.local and finding.pictures and to is not None:
         note(
             f"pictures in {to} show this hospital's patients and stay here; finding.json is without"
         )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from primia.cli.console import err
+from primia.cli.findings import show
 from primia.cli.main import app
 from primia.errors import ConfigError, DataError
+from primia.findings import Finding, Picture, Verdict
 
 
 @pytest.mark.parametrize("attack", ["imprint", "labels"])
@@ -42,3 +45,22 @@ def test_a_layer_too_large_to_attack_is_refused_before_films_are_drawn(
     assert isinstance(done.exception, ConfigError)
     assert "134 million weights" in str(done.exception)
     assert "--size 256 or less" in str(done.exception)
+
+
+@pytest.mark.parametrize("pictures", [0, 1])
+def test_pictures_are_spoken_of_where_there_are_some(
+    pictures: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finding = Finding(
+        command="attack labels",
+        title="t",
+        question="q",
+        verdict=Verdict.HELD,
+        answer="a",
+        limits="l",
+        pictures=(Picture("t", "w", b"png"),) * pictures,
+        local=True,
+    )
+    show(finding, tmp_path / "out", json=False)
+    assert len(list(tmp_path.glob("out/*.png"))) == pictures
+    assert ("pictures in" in capsys.readouterr().err) == bool(pictures)
