@@ -20,8 +20,9 @@ from primia.imaging.sandbox import Sandbox
 NAMED = 5  # so many quarantined films are named in a message
 
 NO_PATIENTS = (
-    "privacy and the split need to know which films belong to one patient: add them, or set "
-    "every_film_its_own_patient: true if every film is of another patient"
+    "privacy and the split need to know which films belong to one patient: add them; that every "
+    "film is of another patient is for a worker's site file alone to say "
+    "(every_film_its_own_patient: true)"
 )
 
 _USE_FILM = b"primia-film"  # personalisation of BLAKE2b (RFC 7693)
