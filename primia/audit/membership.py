@@ -240,8 +240,8 @@ class Attack:
             need = (spent + fixed + least * one_each) / _RESERVE
             raise ConfigError(
                 f"--budget {self.budget:g}: {self.references} references and {least} "
-                f"target{'s' * (least > 1)} of each kind take about {need:.0f} seconds here; give more, fewer --references "
-                "(--method rmia takes 2), or fewer patients"
+                f"target{'s' * (least > 1)} of each kind take about {need:.0f} seconds "
+                "here; give more, fewer --references (--method rmia takes 2), or fewer patients"
             )
         most = int(left / one_each) if one_each else 0
         return [control, *(self.targets or min(most, MOST_TARGETS) for _ in attacked[1:])]
