@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from primia.findings import Finding
 
 T = TypeVar("T")
+_MOST_PICTURES = 12  # beside one finding
 
 
 def report(
@@ -49,6 +51,11 @@ def report(
     from primia.report import quality, record
 
     path = folder / "result.json"
+    if folder.is_dir() and not path.exists():
+        raise ConfigError(
+            f"{folder} has no result.json; name the folder of an export, as `primia-coordinator "
+            "export` writes it, or `result` in that of a kept demonstration"
+        )
     found = _read(path, record.MAX_BYTES, record.from_json)
     plan = validate(StudyPlan, found.plan, where=f"the plan in {path}")
     to = to or folder
@@ -56,6 +63,8 @@ def report(
     if there is not None and there.record.plan_digest != found.plan_digest:
         raise ConfigError(f"{to} holds the report of another study; name another folder")
     given = [_read(_inside(f), findings.MAX_BYTES, findings.from_json) for f in finding or ()]
+    if local:
+        given = [_with_pictures(f, _inside(p)) for f, p in zip(given, finding or (), strict=True)]
     earlier = None if to == folder else outcome.earlier_report(folder)
     try:
         to.mkdir(parents=True, exist_ok=True)
@@ -89,6 +98,26 @@ def _same(one: Finding, other: Finding) -> bool:
 
 def _inside(path: Path) -> Path:
     return path / "finding.json" if path.is_dir() else path
+
+
+def _with_pictures(one: Finding, path: Path) -> Finding:
+    """A finding on a hospital's own films has its pictures beside it, not in it: put them in."""
+    from primia.errors import ConfigError
+    from primia.findings import MAX_BYTES, Picture
+
+    pictures = []
+    for number in range(1, _MOST_PICTURES + 1):
+        beside = path.with_name(f"picture-{number}.png")
+        if one.pictures or path.name != "finding.json" or not beside.is_file():
+            break
+        try:
+            png = beside.read_bytes() if beside.stat().st_size <= MAX_BYTES else b""
+        except OSError as err:
+            raise ConfigError(f"{beside}: {err.strerror}; write the finding again") from err
+        if not png.startswith(b"\x89PNG\r\n\x1a\n"):
+            raise ConfigError(f"{beside}: not a picture of a finding; write the finding again")
+        pictures.append(Picture(one.title, "From the hospital's own films.", png))
+    return replace(one, pictures=tuple(pictures), local=True) if pictures else one
 
 
 def _read(path: Path, most: int, parse: Callable[[str], T]) -> T:

@@ -113,6 +113,22 @@ def test_films_of_a_hospital_are_on_a_page_only_where_it_is_asked_for(tmp_path: 
         assert "iVBOR" not in text
 
 
+def test_a_local_report_takes_the_pictures_that_lie_beside_a_finding(tmp_path: Path) -> None:
+    exported(tmp_path / "export")
+    write(finding(Verdict.HELD, local=True), tmp_path / "found")
+    for name, told in (("found", tmp_path / "found"), ("json", tmp_path / "found/finding.json")):
+        run(str(tmp_path / "export"), "--finding", str(told), "--local", "--out",
+            str(tmp_path / name / "here"))  # fmt: skip
+        assert "data:image/png" in (tmp_path / name / "here" / "report.html").read_text()
+    run(str(tmp_path / "export"), "--finding", str(tmp_path / "found"))
+    run(str(tmp_path / "json" / "here"), "--out", str(tmp_path / "others"))
+    for folder in ("export", "others"):
+        assert "data:image/png" not in (tmp_path / folder / "report.html").read_text()
+    (tmp_path / "found" / "picture-1.png").write_bytes(b"something")
+    with pytest.raises(ConfigError, match=r"picture-1\.png"):
+        run(str(tmp_path / "export"), "--finding", str(tmp_path / "found"), "--local")
+
+
 def test_a_folder_with_the_report_of_another_study_is_left_alone(tmp_path: Path) -> None:
     record = exported(tmp_path / "export")
     run(str(tmp_path / "export"))
@@ -137,7 +153,7 @@ def test_a_file_that_is_something_else_is_named(
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"result\.json"):
+    with pytest.raises(ConfigError, match=r"no result\.json; name the folder of an export"):
         run(str(tmp_path))
     exported(tmp_path / "export")
     with pytest.raises(ConfigError, match="nowhere"):
