@@ -93,7 +93,9 @@ def share(
     found = write(state, target, answerable(name, role, "sharing"))
     _show(found, json=json)
     if not json:
-        note(f"written to {target}: figures of two or three digits, and no counts below 10")
+        note(
+            f"written to {target}: figures of two or three digits; a rate over few films may still tell how many of them were missed"
+        )
 
 
 def _show(found: Any, *, json: bool) -> None:
