@@ -94,7 +94,8 @@ def share(
     _show(found, json=json)
     if not json:
         note(
-            f"written to {target}: figures of two or three digits; a rate over few films may still tell how many of them were missed"
+            f"written to {target}: figures of two or three digits; a rate over few films may "
+            "still tell how many of them were missed"
         )
 
 

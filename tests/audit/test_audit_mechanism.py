@@ -545,6 +545,7 @@ def test_shares_of_noise_that_count_on_one_site_too_many_are_refuted(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_honest_build_is_refuted_no_more_often_than_is_stated() -> None:
     """At a rate of 0.2 % three or more of 200 refuted are seen once in 130 runs of this test."""
     refuted = [audit_mechanism(STAND_IN).verdict is Verdict.REFUTED for _ in range(200)]
