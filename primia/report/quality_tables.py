@@ -78,17 +78,22 @@ def _figures(found: SiteQuality) -> Table:
 
 
 def _classes(quality: Quality) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=Text("each class against the rest"))
-    table.add_column("class")
-    for name in ("films", "patients", "AUC", "average precision", "share", "Brier", "ECE"):
-        table.add_column(name, justify="right")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=Text("each class against the rest"),
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("class", overflow="fold")
+    for name in ("films", "patients", "AUC", "average\nprecision", "share", "Brier", "ECE"):
+        table.add_column(name, justify="right", no_wrap=True)
     for one in quality.classes:
         table.add_row(
             Text(clean(one.name)),
             _count(one.films),
             _count(one.patients),
-            estimate_text(one.auc),
-            estimate_text(one.average_precision),
+            _below(one.auc, 3),
+            _below(one.average_precision, 3),
             _number(one.prevalence),
             _number(one.brier),
             _number(one.ece),
@@ -97,26 +102,32 @@ def _classes(quality: Quality) -> Table:
 
 
 def _thresholds(quality: Quality) -> Table:
+    """Made for 80 columns: the class stands above its thresholds, an interval below its figure."""
     table = Table(
         box=box.SIMPLE_HEAD,
         title=Text("at thresholds (* chosen on these same films, so it flatters)"),
+        pad_edge=False,
     )
-    table.add_column("class")
-    table.add_column("threshold")
+    table.add_column("class, threshold", overflow="fold")
     for name in ("p from", "sensitivity", "specificity", "PPV", "NPV"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for one in quality.classes:
+        table.add_row(Text(clean(one.name), style="bold"))
         for point in one.operating:
             table.add_row(
-                Text(clean(one.name)),
                 Text(clean(point.name) + ("*" if point.chosen_here else "")),
                 f"{point.threshold:.2f}",
                 *(
-                    estimate_text(e, 2).replace(" (", "\n(").replace(" to ", "–")
+                    _below(e, 2)
                     for e in (point.sensitivity, point.specificity, point.ppv, point.npv)
                 ),
             )
     return table
+
+
+def _below(found: Estimate, digits: int) -> str:
+    """A figure with its interval in the line below, and without what would take room there."""
+    return estimate_text(found, digits).replace(" (", "\n").replace(" to ", "–").rstrip(")")
 
 
 def _comparisons(found: SiteQuality) -> Table:

@@ -6,8 +6,10 @@ from dataclasses import replace
 from io import StringIO
 
 import pytest
+from evidence_examples import site_quality
 from rich.console import Console, RenderableType
 
+from primia.report import quality_tables
 from primia.report.record import Absence, StudyRecord
 from primia.report.terminal import rounds_table, sites_table, summary
 
@@ -99,3 +101,14 @@ def test_what_ended_an_attempt_for_all_is_said_once(record: StudyRecord) -> None
     shown = _shown(rounds_table(replace(record, attempts=attempts)))
     line = next(line for line in shown.splitlines() if "aborted" in line)
     assert line.rstrip().endswith(f"hospital-c: training; {ended}")
+
+
+def test_quality_is_whole_on_eighty_columns(record: StudyRecord) -> None:
+    out = StringIO()
+    console = Console(width=80, file=out)
+    for table in quality_tables.tables(site_quality(record)):
+        console.print(table)
+    text = out.getvalue()
+    assert "…" not in text.split("each class")[1]
+    for said in ("sensitivity ≥", "0.95*", "specificity", "0.85–0.92", "0.852–0.918", "patients"):
+        assert said in text, text
