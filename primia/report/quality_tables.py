@@ -18,7 +18,7 @@ _MOST_SENTENCES = 12  # of words from a file
 def tables(found: SiteQuality) -> Iterator[RenderableType]:
     """What to print, from top to bottom."""
     yield _figures(found)
-    yield _classes(found.quality)
+    yield _classes(found.quality, shared=found.shared)
     yield _thresholds(found.quality)
     if found.comparisons:
         yield _comparisons(found)
@@ -77,10 +77,11 @@ def _figures(found: SiteQuality) -> Table:
     return table
 
 
-def _classes(quality: Quality) -> Table:
+def _classes(quality: Quality, *, shared: bool) -> Table:
+    said = "; each count rounded down by itself, so they add up to less" if shared else ""
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=Text("each class against the rest"),
+        title=Text("each class against the rest" + said),
         pad_edge=False,
         collapse_padding=True,
     )

@@ -10,6 +10,7 @@ from evidence_examples import site_quality
 from rich.console import Console, RenderableType
 
 from primia.report import quality_tables
+from primia.report.quality import shareable
 from primia.report.record import Absence, StudyRecord
 from primia.report.terminal import rounds_table, sites_table, summary
 
@@ -109,6 +110,10 @@ def test_quality_is_whole_on_eighty_columns(record: StudyRecord) -> None:
     for table in quality_tables.tables(site_quality(record)):
         console.print(table)
     text = out.getvalue()
+    assert "rounded down by itself" not in text
+    for table in quality_tables.tables(shareable(site_quality(record))):
+        console.print(table)
+    assert "each count rounded down by itself" in out.getvalue()
     assert "…" not in text.split("each class")[1]
     for said in ("sensitivity ≥", "0.95*", "specificity", "0.85–0.92", "0.852–0.918", "patients"):
         assert said in text, text
