@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from primia.config.plan import StudyPlan
 from primia.federation.contribution import Entropy
-from primia.federation.optimiser import ServerState, step
-from primia.imaging.dataset import Cohort
+from primia.federation.optimiser import FedAdam, FedAvg, ServerState, step
+from primia.imaging.dataset import Cohort, Films
 from primia.learning.evaluate import evaluate
 from primia.learning.local import train_locally
 from primia.learning.metrics import Metrics
@@ -29,6 +29,27 @@ _NO_NOISE = 1e-9  # in clip norms: far below what a float32 weight can hold
 
 OnRound = Callable[[int, int], None]
 """Called after each round with (rounds done, rounds of the plan)."""
+
+
+def rounds_alone(
+    terms: LocalTerms,
+    server: FedAvg | FedAdam,
+    start: FloatVector,
+    films: Films,
+    rounds: int,
+    *,
+    device: str = "cpu",
+    entropy: Entropy = os.urandom,
+) -> Iterator[FloatVector]:
+    """The weights after each round in which this site's update is the whole sum.
+
+    Raises as `train_locally` does.
+    """
+    state = ServerState.start(start, server)
+    for _ in range(rounds):
+        update = train_locally(terms, state.weights, films, device=device, entropy=entropy)
+        state = step(state, update.delta.astype(np.float64), server)
+        yield state.weights
 
 
 def train_alone(
@@ -54,16 +75,16 @@ def train_alone(
     if not private and terms.privacy is not None:
         terms = replace(terms, privacy=replace(terms.privacy, noise_multiplier=_NO_NOISE))
     layout, server = metric_layout(plan), optimiser(plan)
-    state = ServerState.start(first_weights(plan), server)
-    best, highest = state.weights, -math.inf
-    every = math.ceil(plan.rounds / _LOOKS)
-    for number in range(1, plan.rounds + 1):
-        update = train_locally(terms, state.weights, cohort.train, device=device, entropy=entropy)
-        state = step(state, update.delta.astype(np.float64), server)
+    best = first_weights(plan)
+    highest, every = -math.inf, math.ceil(plan.rounds / _LOOKS)
+    trained = rounds_alone(
+        terms, server, best, cohort.train, plan.rounds, device=device, entropy=entropy
+    )
+    for number, weights in enumerate(trained, start=1):
         if number % every == 0 or number == plan.rounds:
-            counts = evaluate(terms, state.weights, cohort.validation, layout, device=device)
+            counts = evaluate(terms, weights, cohort.validation, layout, device=device)
             auc = Metrics.from_counts(layout, counts).auc
             if auc >= highest or math.isinf(highest):
-                best, highest = state.weights, auc
+                best, highest = weights, auc
         on_round(number, plan.rounds)
     return best

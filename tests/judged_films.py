@@ -6,7 +6,7 @@ import numpy as np
 
 from primia.config.plan import StudyPlan
 from primia.config.strict import validate
-from primia.imaging.dataset import Films
+from primia.imaging.dataset import Cohort, Films
 from primia.learning.metrics import Floats, MetricLayout, Metrics
 from primia.report.record import Scores
 
@@ -72,3 +72,8 @@ def bright(patients: int, seed: int) -> Films:
             y, x = chance.integers(2, 16, 2)
             film[y : y + 10, x : x + 10] += 90
     return Films(pixels.astype(np.uint8), labels, of.astype(np.int64))
+
+
+def bright_cohort() -> Cohort:
+    """Of 60 patients to train on and 40 to test on."""
+    return Cohort(bright(60, 1), bright(40, 2), 0, ())

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from judged_films import bright, plan
+from judged_films import bright_cohort, plan
 
 from primia import alone
 from primia.alone import train_alone
@@ -25,7 +25,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def cohort() -> Cohort:
-    return Cohort(bright(60, 1), bright(40, 2), 0, ())
+    return bright_cohort()
 
 
 def test_it_learns(cohort: Cohort) -> None:

@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "findings": {"documents"},
     # Attacks and audits run on the product's own path, so they sit above all of it.
     "audit": {
+        "alone",
         "config",
         "contribute",
         "demo",  # its plans, where none is given

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from judged_films import NAMES, bright, made_up, plan, scores_of
+from judged_films import NAMES, bright_cohort, made_up, plan, scores_of
 from sklearn.metrics import (
     average_precision_score,
     balanced_accuracy_score,
@@ -128,7 +128,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def cohort() -> Cohort:
-    return Cohort(bright(60, 1), bright(40, 2), 0, ())
+    return bright_cohort()
 
 
 def test_the_studys_model_is_held_against_models_of_this_site_alone(cohort: Cohort) -> None:

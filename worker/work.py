@@ -21,7 +21,7 @@ from primia.config.site import Caps
 from primia.errors import PolicyRefused, StateError
 from primia.federation.contribution import Contribution
 from primia.learning.terms import OnStep, is_distributed, round_mechanism, study_mechanism
-from primia.privacy import Head, Ledger, Members
+from primia.privacy import HEAD_NOTE, Head, Ledger, Members
 from primia.privacy.accounting import epsilon
 from primia.protocol.messages import RoundId, RoundKind
 from primia.secagg.topology import threshold
@@ -115,8 +115,7 @@ def check_books(
     plan, site: whose rows of the ledger this database must know; None: every row's.
     Raises StateError.
     """
-    rows, digest = (state.noted("ledger_head") or "0:").split(":")
-    ledger.verify(at_least=Head(int(rows), Digest(digest)))
+    ledger.verify(at_least=Head.of(state.noted(HEAD_NOTE) or "0:"))
     ours = [
         row
         for row in ledger.rows()
@@ -281,8 +280,7 @@ class LocalWork:
                 update=update.digest,
             )
         # Kept outside the ledger: a ledger put back to an older copy is found at the next start.
-        head = self.ledger.head()
-        self.state.note("ledger_head", f"{head.rows}:{head.digest}")
+        self.state.note(HEAD_NOTE, str(self.ledger.head()))
         spent = self.spent()
         log.info(
             "charged",

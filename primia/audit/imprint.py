@@ -117,14 +117,9 @@ def attack_imprint(
     releases = Releases(model, case.plan, entropy)
     parts = [Rows.of(case.films, part) for part in np.array_split(gallery.index[:films], _SITES)]
     true = gallery.grey(gallery.seen[:films])
-    ways: dict[str, Callable[[Rows], Gradient]] = {
-        "plain": releases.plain,
-        "clipped": releases.clipped,
-        "as planned": releases.noised,
-    }
     found = {}
     with one_thread():
-        for name, release in ways.items():
+        for name, release in releases.ways().items():
             on_step(f"hostile first layer: {name}")
             seen, _ = releases.masked([release(rows) for rows in parts])
             found[name] = _read(seen, true, gallery, terms.channels)

@@ -20,7 +20,7 @@ from torch import nn
 
 from primia.audit.chance import ALPHA, luck_of_wins
 from primia.audit.films import Case
-from primia.audit.release import Gradient, Releases, Rows
+from primia.audit.release import Releases, Rows
 from primia.audit.threads import one_thread
 from primia.errors import ConfigError, DataError
 from primia.federation.contribution import Entropy
@@ -84,17 +84,12 @@ def attack_labels(
     chance = np.random.default_rng([seed, 1])
     prior = _prior(case)
     probabilities = _mean_prediction(model, case, chance)
-    ways: dict[str, Callable[[Rows], Gradient]] = {
-        "plain": releases.plain,
-        "clipped": releases.clipped,
-        "as planned": releases.noised,
-    }
     scores: dict[tuple[str, int], Score] = {}
     for size in SIZES:
         on_step(f"labels of {size} film{'s' * (size > 1)}")
         steps = [_step(case, size, chance) for _ in range(trials)]
         true = [_counts(rows, prior.size) for rows in steps]
-        for name, release in ways.items():
+        for name, release in releases.ways().items():
             guessed = [
                 label_counts(release(rows)[where].double().numpy(), size, probabilities)
                 for rows in steps

@@ -17,7 +17,7 @@ from typing import Any
 
 from primia.errors import ConfigError, DataError, StateError
 from primia.findings import Figure, Finding, Table, Verdict
-from primia.privacy import Head, Ledger, Mechanism
+from primia.privacy import HEAD_NOTE, Head, Ledger, Mechanism
 from primia.privacy.second_opinion import epsilon_above, epsilon_below
 from primia.storage.snapshot import Snapshot
 from primia.types import Digest
@@ -109,13 +109,10 @@ def _remembered(database: Path) -> Head | None:
         return None
     try:
         with closing(Snapshot().connect(database, 5.0, one_thread=True)) as db:
-            row = db.execute("SELECT value FROM meta WHERE key = 'ledger_head'").fetchone()
+            row = db.execute("SELECT value FROM meta WHERE key = ?", (HEAD_NOTE,)).fetchone()
     except sqlite3.Error as err:
         raise StateError(f"{database}: cannot be read ({err}); restore it from a backup") from err
-    if row is None:
-        return None
-    rows, digest = str(row[0]).split(":")
-    return Head(int(rows), Digest(digest))
+    return None if row is None else Head.of(str(row[0]))
 
 
 def _judge(

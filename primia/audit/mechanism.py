@@ -10,15 +10,15 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 
 import numpy as np
 
-from primia.audit.bounds import Coins, Scores, error_rate, fit_gaussian, rank_bound
+from primia.audit.bounds import Coins, Scores
 from primia.audit.canaries import MOST, Canaries
 from primia.audit.checks import (
     Check,
+    Floats,
     at_least,
     at_most,
     exact,
@@ -27,11 +27,12 @@ from primia.audit.checks import (
 )
 from primia.audit.path import Hospitals, Release, rehearsed
 from primia.audit.steps import watch
+from primia.audit.verdict import FAR_DELTA, Evidence, Judgement
 from primia.config.plan import StudyPlan
 from primia.config.strict import validate
 from primia.errors import ConfigError
-from primia.findings import Figure, Finding, Table, Verdict
-from primia.learning.terms import is_distributed
+from primia.findings import Finding
+from primia.learning.terms import is_distributed, noise_multiplier
 from primia.privacy import DistributedDpSgd, DpSgd, epsilon
 from primia.settle import settled_digest
 from primia.types import Ring
@@ -39,11 +40,7 @@ from primia.types import Ring
 Z = 3.09
 CANARIES = 5000
 FEWEST = 500
-GUESSED = 10  # one in so many canaries is guessed in or out; fixed before looking
 _MOST_ROUNDS = 16
-FAR_DELTA = 1e-9
-"""Where the rank bound is taken: it gives twice δ away for each canary. Who claims (ε, δ) by this
-accountant claims its ε there, too."""
 OnStep = Callable[[int, int], None]
 
 STAND_IN = validate(
@@ -67,23 +64,6 @@ STAND_IN = validate(
 """Where no plan is given."""
 
 
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """What the canaries gave. scores: None when a sum did not come out.
-
-    claimed: ε at `delta` of the rounds played, all canaries in every step, so without the help of
-    sampling; claimed_far: at `FAR_DELTA`.
-    """
-
-    scores: Scores | None
-    included: Coins
-    rounds: int
-    claimed: float
-    claimed_far: float
-    delta: float
-    checks: tuple[Check, ...]
-
-
 def audit_mechanism(
     plan: StudyPlan,
     *,
@@ -101,11 +81,28 @@ def audit_mechanism(
     """
     check_numbers(canaries, z)
     began = time.time()
-    seen = releases(plan, canaries, on_step, device)
-    conditions = (*seen.checks, *watch(plan, device))
+    rounds = _rounds(plan)
+    seen = releases(plan, canaries, rounds, on_step, device)
+    judged = Judgement(seen, z)
     on_step(1, 1)
-    found = judge(seen, conditions, z, began=began)
-    return replace(found, plan=settled_digest(plan))
+    return Finding(
+        command="audit mechanism",
+        title="Audit of the release mechanism",
+        question="Do made-up patients, in or out by a coin, show more than the claimed ε allows?",
+        verdict=judged.verdict,
+        answer=judged.answer,
+        limits=(
+            f"A claim that holds is refuted once in {1 / judged.false_alarms:.0f} audits. Not "
+            "refuted is not proved. The ε is of rounds with every patient in them, not the plan's. "
+            "This sees the release step on this machine, and what its canaries "
+            "reach; not a leak beside the sum, nor a machine that does otherwise in a study."
+        ),
+        figures=judged.figures() | {"rounds": rounds},
+        tables=judged.tables(),
+        seconds=time.time() - began,
+        made_at=began,
+        plan=settled_digest(plan),
+    )
 
 
 def check_numbers(canaries: int, z: float) -> None:
@@ -116,16 +113,25 @@ def check_numbers(canaries: int, z: float) -> None:
         raise ConfigError(f"z {z}: must be from 1 to 6")
 
 
-def releases(plan: StudyPlan, count: int, on_step: OnStep, device: str = "cpu") -> Seen:
-    """Whole rounds of one step each, with the same canaries in all of them."""
+def _rounds(plan: StudyPlan) -> int:
+    """So many that the canaries stand out of the noise, and two at least."""
+    noise = noise_multiplier(plan)
+    return 2 if noise is None else min(_MOST_ROUNDS, max(2, math.ceil(noise**2)))
+
+
+def releases(
+    plan: StudyPlan, count: int, rounds: int, on_step: OnStep, device: str = "cpu"
+) -> Evidence:
+    """Whole rounds of one step each with the same canaries in all of them, none left out by
+    sampling, and the steps watched one by one.
+
+    The ε claimed is that of these rounds, at rate 1: without the help of sampling.
+    """
     terms = rehearsed(plan, rate=1.0, steps=1, most_patients=count)
     assert terms.privacy != "none"
     assert terms.privacy.noise_multiplier is not None
-    noise = terms.privacy.noise_multiplier
-    rounds = min(_MOST_ROUNDS, max(2, math.ceil(noise**2)))
     kind = DistributedDpSgd if is_distributed(plan) else DpSgd
-    delta = terms.privacy.delta
-    claimed, far = (epsilon([kind(1.0, noise, rounds)], d) for d in (delta, FAR_DELTA))
+    whole = [kind(1.0, terms.privacy.noise_multiplier, rounds)]
     canaries = Canaries.of(terms, count + 1)
     sites = Hospitals(terms, canaries, device)
     coins = (np.frombuffer(os.urandom(count), np.uint8) & 1).astype(bool)
@@ -135,20 +141,40 @@ def releases(plan: StudyPlan, count: int, on_step: OnStep, device: str = "cpu") 
         played.append(sites.release(patients, stranger))
         on_step(done, rounds + 1)
     checks = _of_releases(sites, played, patients.size)
+    scores = None
     seen = [r.seen for r in played if r.seen is not None]
-    if len(seen) < rounds:
-        return Seen(None, coins, rounds, claimed, far, delta, tuple(checks))
+    if len(seen) == rounds:
+        scores = canaries.scores(np.mean(seen, axis=0))[:count]
+        checks += _of_sums(sites, played, np.stack(seen), scores, coins)
+    delta = terms.privacy.delta
+    return Evidence(
+        scores=scores,
+        included=coins,
+        claimed=epsilon(whole, delta),
+        claimed_far=epsilon(whole, FAR_DELTA),
+        delta=delta,
+        conditions=(*checks, *watch(plan, device)),
+        played=f"{rounds} rounds at rate 1",
+    )
+
+
+def _of_sums(
+    sites: Hospitals, played: list[Release], seen: Floats, scores: Scores, coins: Coins
+) -> list[Check]:
+    """What the sums have to hold: new noise, enough of it, and of no patient more than one norm."""
+    canaries = sites.canaries
     own = np.stack([canaries.noise(r.work.steps[0]).ravel() for r in played])
-    checks.append(unrelated_rows("noise of the same patients' sums", own))
-    if is_distributed(plan):  # a site's own noise is watched before rounding may swallow it
-        noises = np.stack([canaries.noise(s) for s in seen])
-        checks.append(at_least("noise of a sum", noises, noise))
-    scores = canaries.scores(np.mean(seen, axis=0))[:count]
+    found = [unrelated_rows("noise of the same patients' sums", own)]
+    if is_distributed(sites.plan):  # a site's own noise is watched before rounding may swallow it
+        assert sites.plan.privacy != "none"
+        assert sites.plan.privacy.noise_multiplier is not None
+        least = sites.plan.privacy.noise_multiplier
+        found.append(at_least("noise of a sum", canaries.noise(seen), least))
+    count = scores.size
     films, lengths = canaries.films_of(np.arange(count)), canaries.lengths().numpy()[:count]
     groups = [scores[coins]]
     groups += [scores[coins & (kind == k)] for kind in (films, lengths) for k in np.unique(kind)]
-    checks.append(at_most("what a patient adds, in clip norms", groups, 1.0))
-    return Seen(scores, coins, rounds, claimed, far, delta, tuple(checks))
+    return [*found, at_most("what a patient adds, in clip norms", groups, 1.0)]
 
 
 def _of_releases(sites: Hospitals, played: list[Release], patients: int) -> list[Check]:
@@ -184,89 +210,3 @@ def _apart(words: list[Ring], bare: list[Ring]) -> Ring:
     """The difference of two rounds' masks, which is uniform unless they have one in common."""
     first, second = (w - b for w, b in zip(words[:2], bare[:2], strict=True))
     return np.asarray(first - second, np.uint32)
-
-
-def judge(seen: Seen, conditions: tuple[Check, ...], z: float, *, began: float) -> Finding:
-    """The verdict on the claim, and how it was reached."""
-    failure = error_rate(z)
-    each = failure / (len(conditions) + 1)
-    fit_epsilon = mu = rank = 0.0
-    if seen.scores is not None:
-        fit = fit_gaussian(seen.scores, seen.included, z)
-        mu, fit_epsilon = fit.mu, fit.epsilon(seen.delta)
-        guesses = seen.included.size // GUESSED
-        rank = rank_bound(
-            seen.scores, seen.included, guesses=guesses, delta=FAR_DELTA, failure=each
-        )
-    broken = [c for c in conditions if not c.chance >= each]  # also where it is no number
-    over = fit_epsilon > seen.claimed or rank > seen.claimed_far
-    refuted = over or bool(broken)
-    figures: dict[str, Figure] = {
-        "epsilon_claimed": seen.claimed,
-        "epsilon_gaussian_lower": fit_epsilon,
-        "epsilon_rank_claimed": seen.claimed_far,
-        "epsilon_rank_lower": rank,
-        "mu_estimate": mu,
-        "delta": seen.delta,
-        "rounds": seen.rounds,
-        "canaries": int(seen.included.size),
-        "z": z,
-        "false_alarm_rate": 2 * failure,
-        "conditions": len(conditions),
-        "conditions_broken": len(broken),
-    }
-    return Finding(
-        command="audit mechanism",
-        title="Audit of the release mechanism",
-        question="Do made-up patients, in or out by a coin, show more than the claimed ε allows?",
-        verdict=Verdict.REFUTED if refuted else Verdict.NOT_REFUTED,
-        answer=_answer(seen, fit_epsilon, broken, over=over),
-        limits=(
-            f"A claim that holds is refuted once in {1 / (2 * failure):.0f} audits. Not refuted is "
-            "not proved. The ε is of rounds with every patient in them, not the plan's. "
-            "This sees the release step on this machine, and what its canaries "
-            "reach; not a leak beside the sum, nor a machine that does otherwise in a study."
-        ),
-        figures=figures,
-        tables=(_bounds(seen, fit_epsilon, rank, z), conditions_table(conditions, each)),
-        seconds=time.time() - began,
-        made_at=began,
-    )
-
-
-def _answer(seen: Seen, fit: float, broken: list[Check], *, over: bool) -> str:
-    bound = (
-        f"ε is at least {fit:.2f} over {seen.rounds} rounds at rate 1, claimed {seen.claimed:.2f}"
-    )
-    if over:
-        bound = f"{bound}: more is shown than was claimed"
-    if broken:
-        first = broken[0]
-        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
-        bound += f"; broken: {first.name}{more} (claimed {first.claim}, seen {first.seen})"
-    else:
-        bound += f"; {seen.included.size} canaries, and no condition of the price was found broken"
-    return bound
-
-
-def _bounds(seen: Seen, fit: float, rank: float, z: float) -> Table:
-    return Table(
-        (f"ε over {seen.rounds} rounds at rate 1", "at least", "claimed", "rests on"),
-        (
-            (
-                f"δ = {seen.delta:g}",
-                f"{fit:.3f}",
-                f"{seen.claimed:.3f}",
-                f"Gaussian fit, z = {z:g}",
-            ),
-            (f"δ = {FAR_DELTA:g}", f"{rank:.3f}", f"{seen.claimed_far:.3f}", "ranks alone"),
-        ),
-    )
-
-
-def conditions_table(conditions: Sequence[Check], each: float) -> Table:
-    """Each condition, what was seen of it, and whether it was met."""
-    rows = tuple(
-        (c.name, c.claim, c.seen, "met" if c.chance >= each else "broken") for c in conditions
-    )
-    return Table(("condition", "claimed", "seen", ""), rows)

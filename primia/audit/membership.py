@@ -1,8 +1,8 @@
 """Membership inference against models trained as a plan says, and against one that was exported.
 
-Every model here is made by the product's own `train_locally` and server step, at one site alone:
-undiluted by others, as whoever knows their updates sees it. References and targets are different
-trainings; each patient is in half of the references and, by a coin, in a target or not.
+Every model here is made by the product's own local work and server step (`rounds_alone`), at one
+site alone: undiluted by others, as whoever knows their updates sees it. References and targets are
+different trainings; each patient is in half of the references and, by a coin, in a target or not.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from primia.alone import rounds_alone
 from primia.audit.membership_rates import Trials
 from primia.audit.membership_scores import (
     Bools,
@@ -29,10 +30,9 @@ from primia.audit.membership_scores import (
 )
 from primia.config.plan import StudyPlan
 from primia.errors import ConfigError
-from primia.federation.optimiser import FedAdam, FedAvg, ServerState, step
+from primia.federation.optimiser import FedAdam, FedAvg
 from primia.imaging.dataset import Films
 from primia.learning.evaluate import predict
-from primia.learning.local import train_locally
 from primia.learning.models import FloatVector, build_for, flatten
 from primia.learning.noise import Entropy
 from primia.learning.terms import LocalTerms
@@ -67,11 +67,8 @@ class Recipe:
     def train(self, films: Films, entropy: Entropy = os.urandom) -> FloatVector:
         """Weights after all rounds. Raises DataError when the films do not fit."""
         start = flatten(build_for(self.terms.model))
-        state = ServerState.start(start, self.server)
-        for _ in range(self.rounds):
-            update = train_locally(self.terms, state.weights, films, entropy=entropy)
-            state = step(state, update.delta.astype(np.float64), self.server)
-        return state.weights
+        *_, last = rounds_alone(self.terms, self.server, start, films, self.rounds, entropy=entropy)
+        return last
 
 
 @dataclass(frozen=True, eq=False)

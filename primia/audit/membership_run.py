@@ -25,13 +25,19 @@ from primia.findings import Finding
 from primia.imaging.dataset import Cohort, Films
 from primia.imaging.split import patient_split
 from primia.learning.models import FloatVector
-from primia.learning.terms import study_mechanism
+from primia.learning.terms import is_distributed, study_mechanism
 from primia.privacy import epsilon
 from primia.settle import settled_digest
 
 LEAST_PATIENTS = 20
 STRANGERS = 0.2  # of the patients: nothing is trained on them
 _STRANGERS_KEY = b"primia membership strangers"
+
+
+_SHARED_NOISE = (
+    " The plan's sites share the noise; here the one site adds all of it, as the sum of a round "
+    "holds it."
+)
 
 
 def attack_plan(plan: StudyPlan, cohort: Cohort, attack: Attack, *, local: bool) -> Finding:
@@ -97,7 +103,8 @@ def _found(
         local=local,
     )
     found = finding(case, seconds=time.monotonic() - began, made_at=made_at)
-    return replace(found, plan=settled_digest(plan))
+    limits = found.limits + (_SHARED_NOISE if is_distributed(plan) else "")
+    return replace(found, limits=limits, plan=settled_digest(plan))
 
 
 def _claim(plan: StudyPlan) -> Claim | None:

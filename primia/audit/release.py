@@ -7,7 +7,7 @@ the patients of the step and without the plan's learning rate and divisor, which
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Self
@@ -106,6 +106,10 @@ class Releases:
             self._clipped, loss_of_each, rows.pixels, rows.labels, rows.patients
         )
         return [part * step.divisor for part in mean]
+
+    def ways(self) -> dict[str, Callable[[Rows], Gradient]]:
+        """Each way to release a step by its name, the most protected last."""
+        return {"plain": self.plain, "clipped": self.clipped, "as planned": self.noised}
 
     def _step(self, noise_multiplier: float | None = None) -> PrivateStep:
         _ = self.privacy

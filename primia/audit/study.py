@@ -14,15 +14,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from primia.audit.bounds import error_rate, fit_gaussian, rank_bound
 from primia.audit.canaries import Canaries, Ids
 from primia.audit.checks import Check, at_least, at_most, exact, level, shape, unrelated_rows
-from primia.audit.mechanism import CANARIES, FAR_DELTA, GUESSED, Z, check_numbers, conditions_table
+from primia.audit.mechanism import CANARIES, Z, check_numbers
 from primia.audit.path import Floats, Hospitals, rehearsed
+from primia.audit.verdict import FAR_DELTA, Evidence, Judgement
 from primia.config.plan import StudyPlan
 from primia.errors import RoundFailed
 from primia.federation.contribution import Aggregate
-from primia.findings import Figure, Finding, Table, Verdict
+from primia.findings import Finding
 from primia.learning.terms import is_distributed, study_mechanism
 from primia.privacy import epsilon
 from primia.protocol.messages import RoundKind
@@ -60,61 +60,33 @@ def audit_study(
     whole = study_mechanism(terms)
     assert whole is not None
     delta = terms.privacy.delta
-    claimed, far = (epsilon([whole], d) for d in (delta, FAR_DELTA))
     coins = (np.frombuffer(os.urandom(canaries), np.uint8) & 1).astype(bool)
     seen = _Watch(terms, canaries, np.flatnonzero(coins), on_step)
-    reason = seen.play()
-    checks = seen.checks(reason)
-    failure = error_rate(z)
-    each = failure / (len(checks) + 1)
-    scores = seen.canaries.scores(seen.total)[:canaries]
-    fit = fit_gaussian(scores, coins, z)
-    lower = 0.0 if reason else fit.epsilon(delta)
-    guesses = canaries // GUESSED
-    rank = 0.0
-    if not reason:
-        rank = rank_bound(scores, coins, guesses=guesses, delta=FAR_DELTA, failure=each)
-    broken = [c for c in checks if not c.chance >= each]
-    over = lower > claimed or rank > far
-    figures: dict[str, Figure] = {
-        "epsilon_claimed": claimed,
-        "epsilon_gaussian_lower": lower,
-        "epsilon_rank_claimed": far,
-        "epsilon_rank_lower": rank,
-        "mu_estimate": fit.mu,
-        "delta": delta,
-        "rounds": seen.rounds,
-        "steps": whole.steps,
-        "canaries": canaries,
-        "z": z,
-        "false_alarm_rate": 2 * failure,
-    }
-    answer = f"ε is at least {lower:.2f} over {whole.steps} steps, claimed {claimed:.2f}"
-    if over:
-        answer += ": more is shown than was claimed"
-    if broken:
-        answer += f"; broken: {broken[0].name} ({broken[0].seen})"
-    bounds = (
-        (f"δ = {delta:g}", f"{lower:.3f}", f"{claimed:.3f}", f"Gaussian fit, z = {z:g}"),
-        (f"δ = {FAR_DELTA:g}", f"{rank:.3f}", f"{far:.3f}", "ranks alone"),
+    stopped = seen.play()
+    evidence = Evidence(
+        scores=None if stopped else seen.canaries.scores(seen.total)[:canaries],
+        included=coins,
+        claimed=epsilon([whole], delta),
+        claimed_far=epsilon([whole], FAR_DELTA),
+        delta=delta,
+        conditions=seen.checks(stopped),
+        played=f"{whole.steps} steps of the whole study",
     )
+    judged = Judgement(evidence, z)
     return Finding(
         command="audit study",
         title="Audit of a rehearsed study",
         question="Do made-up patients show more over the whole study than its ε allows?",
-        verdict=Verdict.REFUTED if over or broken else Verdict.NOT_REFUTED,
-        answer=answer,
+        verdict=judged.verdict,
+        answer=judged.answer,
         limits=(
-            f"A claim that holds is refuted once in {1 / (2 * failure):.0f} audits. Not refuted is "
-            "not proved: what is scored is the sum over all rounds, which shows less than the best "
-            "test would, so this bound stays well below the claim; it sees what adds up over "
-            "rounds. `primia audit mechanism` is sharper on a single step."
+            f"A claim that holds is refuted once in {1 / judged.false_alarms:.0f} audits. Not "
+            "refuted is not proved: what is scored is the sum over all rounds, which shows less "
+            "than the best test would, so this bound stays well below the claim; it sees what adds "
+            "up over rounds. `primia audit mechanism` is sharper on a single step."
         ),
-        figures=figures,
-        tables=(
-            Table(("ε over the whole study", "at least", "claimed", "rests on"), bounds),
-            conditions_table(checks, each),
-        ),
+        figures=judged.figures() | {"rounds": seen.rounds, "steps": whole.steps},
+        tables=judged.tables(),
         seconds=time.time() - began,
         made_at=began,
         plan=settled_digest(plan),

@@ -14,6 +14,7 @@ from primia.cli.findings import Out, show
 
 if TYPE_CHECKING:
     from primia.audit.mechanism import OnStep
+    from primia.config.plan import StudyPlan
     from primia.findings import Finding
 
 app = typer.Typer(
@@ -21,6 +22,8 @@ app = typer.Typer(
     help="Measure the privacy that is claimed; a claim is refuted or not refuted, never proved.",
 )
 Json = Annotated[bool, typer.Option("--json", help="The finding as JSON.")]
+Plan = Annotated[Path | None, typer.Option(help="The study plan, YAML; left out, a stand-in.")]
+Canaries = Annotated[int, typer.Option(help="Made-up patients, in or out by a coin.")]
 Z = Annotated[
     float,
     typer.Option(help="Deviations of a one-sided bound: 3.09 is wrong once in a thousand."),
@@ -34,10 +37,8 @@ def audit() -> None:
 
 @app.command()
 def mechanism(
-    plan: Annotated[
-        Path | None, typer.Option(help="The study plan, YAML; left out, a stand-in.")
-    ] = None,
-    canaries: Annotated[int, typer.Option(help="Made-up patients, in or out by a coin.")] = 5000,
+    plan: Plan = None,
+    canaries: Canaries = 5000,
     z: Z = 3.09,
     out: Out = None,
     json: Json = False,
@@ -47,21 +48,17 @@ def mechanism(
     Bounds ε from below by what is seen of them, and tries each condition that the price rests on.
     No film is read. Ends with 1 when the claim is refuted.
     """
-    from primia.audit.mechanism import STAND_IN, audit_mechanism
-    from primia.config.plan import load_plan
+    from primia.audit.mechanism import audit_mechanism
 
-    terms = STAND_IN if plan is None else load_plan(plan)
     with _progress("canaries", hidden=json) as on_step:
-        found = audit_mechanism(terms, canaries=canaries, z=z, on_step=on_step)
+        found = audit_mechanism(_terms(plan), canaries=canaries, z=z, on_step=on_step)
     _end(found, out, json=json)
 
 
 @app.command()
 def study(
-    plan: Annotated[
-        Path | None, typer.Option(help="The study plan, YAML; left out, a stand-in.")
-    ] = None,
-    canaries: Annotated[int, typer.Option(help="Made-up patients, in or out by a coin.")] = 5000,
+    plan: Plan = None,
+    canaries: Canaries = 5000,
     z: Z = 3.09,
     out: Out = None,
     json: Json = False,
@@ -71,13 +68,10 @@ def study(
     In this process, with the plan's rounds, steps and noise; it takes as long as that training.
     Ends with 1 when the plan's ε is refuted.
     """
-    from primia.audit.mechanism import STAND_IN
     from primia.audit.study import audit_study
-    from primia.config.plan import load_plan
 
-    terms = STAND_IN if plan is None else load_plan(plan)
     with _progress("rounds", hidden=json) as on_step:
-        found = audit_study(terms, canaries=canaries, z=z, on_step=on_step)
+        found = audit_study(_terms(plan), canaries=canaries, z=z, on_step=on_step)
     _end(found, out, json=json)
 
 
@@ -100,6 +94,13 @@ def ledger(
     from primia.audit.ledger import audit_ledger
 
     _end(audit_ledger(place, delta=delta, statement=statement), out, json=json)
+
+
+def _terms(plan: Path | None) -> StudyPlan:
+    from primia.audit.mechanism import STAND_IN
+    from primia.config.plan import load_plan
+
+    return STAND_IN if plan is None else load_plan(plan)
 
 
 def _end(found: Finding, out: Path | None, *, json: bool) -> None:

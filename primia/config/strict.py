@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 from primia.errors import ConfigError
 
 MAX_BYTES = 1 << 20
+_MOST_SAID = 1000  # characters of what is wrong with one value, which may quote it
 T = TypeVar("T", bound="Strict")
 
 _TAGS = {f"tag:yaml.org,2002:{t}" for t in ("map", "seq", "str", "int", "float", "bool", "null")}
@@ -119,7 +120,7 @@ def _explain(cls: type[BaseModel], item: ErrorDetails, where: str) -> str:
         return f"{where}: unknown key {key!r}{hint}"
     if item["type"] == "missing":
         return f"{where}: missing key {key!r}; add it"
-    text = item["msg"].removeprefix("Value error, ")
+    text = _cut(item["msg"].removeprefix("Value error, "), _MOST_SAID)
     value = f"{key} = {_short(item['input'])}: " if path else ""  # not the whole file again
     return f"{where}: {value}{text[:1].lower()}{text[1:]}"
 
@@ -149,5 +150,8 @@ def _keys_at(cls: type[BaseModel], path: list[str]) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return _cut(repr(value), 60)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."

@@ -11,6 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from primia.report.words import epsilon_text
+
 
 @dataclass
 class SiteView:
@@ -38,7 +40,9 @@ class Board:
         match event.get("event"):
             case "phase":
                 waiting = ", ".join(event["waiting_for"])
-                self.phase = f"round {event['round']}: {event['phase']}" + (
+                last = event["round"] > self.rounds
+                what = "last model" if last else f"round {event['round']}"
+                self.phase = f"{what}: {event['phase']}" + (
                     f", waiting for {waiting}" if waiting else ""
                 )
             case "round_committed":
@@ -80,8 +84,8 @@ class Board:
         for name in ("site", "doing", "ε spent" if self.private else "privacy"):
             table.add_column(name, min_width=12)
         for name, view in self.sites.items():
-            spent = "-" if view.epsilon is None else f"{view.epsilon:.2f}"
-            table.add_row(name, view.doing, spent if self.private else "none")
+            spent = epsilon_text(view.epsilon) if self.private else "none"
+            table.add_row(name, view.doing, spent)
         last = self.history[-1] if self.history else None
         quality = "" if last is None else f"   AUC {last['auc']:.3f}   loss {last['loss']:.3f}"
         seconds = time.monotonic() - self.began

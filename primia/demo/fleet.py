@@ -23,13 +23,25 @@ def command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", module, *arguments]
 
 
+REFUSED = 1  # exit status of a command that refused, with its reason
+
+
+class CallFailed(StateError):
+    """A command ended badly. code: its exit status, `REFUSED` or 2 for wrong use."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+
 def call(module: str, *arguments: str, timeout_s: float = 300) -> str:
-    """Run one command to its end; its standard output. Raises StateError with its last lines."""
+    """Run one command to its end; its standard output. Raises CallFailed with its last lines."""
     done = subprocess.run(
         command(module, *arguments), capture_output=True, text=True, timeout=timeout_s, check=False
     )
     if done.returncode != 0:
-        raise StateError(f"{module} {arguments[0]} failed: {done.stderr.strip()[-500:]}")
+        words = f"{module} {arguments[0]} failed: {done.stderr.strip()[-500:]}"
+        raise CallFailed(words, done.returncode)
     return done.stdout
 
 

@@ -15,7 +15,7 @@ from rich.live import Live
 
 from primia.demo.display import Board, SiteView
 from primia.demo.films import HospitalFilms, divided_films, synthetic_films
-from primia.demo.fleet import Daemon, call, free_port, stop_all
+from primia.demo.fleet import REFUSED, CallFailed, Daemon, call, free_port, stop_all
 from primia.demo.plans import (
     GIVEN,
     SYNTHETIC,
@@ -88,9 +88,13 @@ def _measure(folder: Path, names: list[str], result: Path, console: Console) -> 
         )  # fmt: skip
         try:
             call(
-                "worker", "quality", "share", str(shared), *state, "--as", "demonstration", "--json"
-            )
-        except StateError as err:  # too few patients for a file that leaves
+                "worker", "quality", "share", str(shared), *state, "--as", "demonstration",
+                "--role", "demonstration", "--json",
+            )  # fmt: skip
+        except CallFailed as err:
+            if err.code != REFUSED:
+                raise
+            # Too few patients for a file that leaves: the study is none the worse for it.
             console.print(f"{name}: {err}", soft_wrap=True, markup=False)
             return None
         return shared

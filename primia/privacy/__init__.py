@@ -2,7 +2,7 @@
 
 from primia.privacy.accounting import epsilon, epsilon_gdp, epsilon_rdp, privacy_profile
 from primia.privacy.calibration import calibrate_noise, calibrate_rate, calibrate_steps
-from primia.privacy.chain import Head, Row
+from primia.privacy.chain import HEAD_NOTE, Head, Row
 from primia.privacy.cohorts import Members, Overlap
 from primia.privacy.distributed import NoiseShare, noise_share
 from primia.privacy.ledger import Ledger
@@ -15,6 +15,7 @@ from primia.privacy.mechanism import (
 from primia.privacy.reconstruction import reconstruction_bound
 
 __all__ = [
+    "HEAD_NOTE",
     "DistributedDpSgd",
     "DpSgd",
     "Head",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
+from primia.errors import StateError
 from primia.privacy.mechanism import DistributedDpSgd, DpSgd, Mechanism
 from primia.types import Digest, sha256
 
@@ -106,6 +107,27 @@ class Head:
 
     rows: int
     digest: Digest
+
+    def __str__(self) -> str:
+        """As it is noted outside the ledger; `of` is the inverse."""
+        return f"{self.rows}:{self.digest}"
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """Raises StateError when the text is no head."""
+        try:
+            rows, digest = text.split(":")
+            return cls(int(rows), Digest(digest))
+        except ValueError as err:
+            raise StateError(
+                "where the ledger ended is noted in worker.db, and the note is damaged; restore "
+                "ledger and database from one backup"
+            ) from err
+
+
+HEAD_NOTE = "ledger_head"
+"""Under this name a worker's database keeps where the ledger ended when it last charged: a ledger
+that was put back to an older copy is then found."""
 
 
 def from_columns(columns: Sequence[Any]) -> Row:

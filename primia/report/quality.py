@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from primia.documents import parse, typed
@@ -171,11 +171,36 @@ def from_json(text: str) -> SiteQuality:
         if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
             raise ValueError("another schema")
         found: SiteQuality = typed(SiteQuality, raw)
+        _in_range(found.quality, "quality")
+        for number, other in enumerate(found.comparisons):
+            _in_range(other.auc, f"comparisons[{number}].auc")
+            _in_range(other.difference, f"comparisons[{number}].difference", least=-1.0)
+        _in_range((found.replicates, found.seed), "replicates or seed")
+        if not (found.design_effect or 0.0) >= 0:
+            raise ValueError("design_effect is below 0")
         return found
     except ValueError as err:
         raise DataError(
             f"not a file of `primia-worker quality`: {err}; write it again with that command"
         ) from err
+
+
+def _in_range(value: Any, where: str, *, least: float = 0.0) -> None:
+    """Counts are 0 at least; figures from `least` to 1 (Brier scores, of several classes, to 2).
+
+    Raises ValueError with the place of one that is not.
+    """
+    if is_dataclass(value):
+        for field in fields(value):
+            _in_range(getattr(value, field.name), f"{where}.{field.name}", least=least)
+    elif isinstance(value, tuple):
+        for number, part in enumerate(value):
+            _in_range(part, f"{where}[{number}]", least=least)
+    elif isinstance(value, float):
+        if not least <= value <= (2 if where.endswith(".brier") else 1):
+            raise ValueError(f"{where} = {value:g} is out of range")
+    elif isinstance(value, int) and value < 0:
+        raise ValueError(f"{where} = {value} is below 0")
 
 
 def quality_from_dict(raw: Any) -> Quality:

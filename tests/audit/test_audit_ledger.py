@@ -131,9 +131,12 @@ def test_rows_cut_off_at_the_end_are_missed_by_the_statement_and_by_the_database
     with pytest.raises(StateError, match="row"):
         audit_ledger(tmp_path, statement=said)
     book = Book(tmp_path / "worker.db", ())
-    book.note("ledger_head", f"{head.rows}:{head.digest}")
-    book.close()
+    book.note("ledger_head", str(head))
     with pytest.raises(StateError, match="row"):
+        audit_ledger(tmp_path)
+    book.note("ledger_head", "three")
+    book.close()
+    with pytest.raises(StateError, match="the note is damaged"):
         audit_ledger(tmp_path)
 
 

@@ -5,7 +5,6 @@ False alarms: an honest study is refuted with probability 2 Φ(-z) at most, 0.2 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,14 +20,6 @@ from primia.findings import Verdict
 from primia.learning import local, terms
 from primia.learning.clipping import Flat
 from primia.learning.step import PrivateStep
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def short(**training: Any) -> StudyPlan:

@@ -25,7 +25,7 @@ from primia.report.quality import (
     to_json,
 )
 
-finite = st.floats(-1e15, 1e15)
+finite = st.floats(0, 1)
 for number in (float, int):
     st.register_type_strategy(number, finite if number is float else st.integers(0, 2**53))
 
@@ -89,6 +89,12 @@ def break_at(raw: Any, path: str, value: Any) -> None:
         ("quality.classes.0.operating.0.counts", [1, 2, 3], "counts"),
         ("quality.classes.0.name", None, "name"),
         ("shared", 1, "shared"),
+        ("quality.films", -5, "quality.films"),
+        ("quality.auc.value", 2.0, "quality.auc.value"),
+        ("quality.classes.0.roc", [[0.0, -0.1]], "roc[0][1]"),
+        ("quality.brier", 2.5, "quality.brier"),
+        ("comparisons.0.difference.low", -1.5, "difference.low"),
+        ("design_effect", -1.0, "design_effect"),
     ],
 )
 def test_anything_else_is_refused_and_the_place_named(path: str, value: Any, says: str) -> None:
